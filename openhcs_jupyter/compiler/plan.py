@@ -1,0 +1,180 @@
+"""The execution plan: everything that is known of a run before a pixel is read, as a plain value."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from openhcs_jupyter.model import Channel, Component, Plate, ResultSpec, Scope
+from openhcs_jupyter.pipeline import Pipeline
+from openhcs_jupyter.pipeline.contracts import FunctionKind
+from openhcs_jupyter.pipeline.outputs import OutputKind
+
+PLAN_VERSION = 1
+
+
+class FunctionUse(msgspec.Struct, frozen=True, kw_only=True):
+    """One function of a step's chain, with its parameters."""
+
+    name: str
+    module: str
+    kind: FunctionKind | None
+    """None: an undecorated function, known to be image or measure only when it returns."""
+    params: dict[str, Any]
+    """What can be said in JSON as it is; anything else as its short description."""
+    fingerprint: str
+    """Of its code and parameters."""
+    takes_context: bool
+    takes: tuple[str, ...]
+    """Names of the outputs of earlier steps that it is handed, by keyword."""
+    need: float
+
+
+class PlannedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One named output of a step."""
+
+    name: str
+    kind: OutputKind
+    by_channel: bool
+    """Made once for each channel, rather than once for all."""
+
+
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step, resolved against the plate."""
+
+    index: int
+    name: str
+    line: int
+    kind: Literal["pixels", "table", "reducer"]
+    stack: Component
+    chains: dict[str, tuple[FunctionUse, ...]]
+    """By channel; under the key ``*`` the chain of a step that takes all its channels alike or together."""
+    channels: tuple[str, ...]
+    """Channels that the step takes, in plate order."""
+    channels_after: tuple[str, ...]
+    """Channels of the image after the step."""
+    inputs: dict[str, str]
+    outputs: tuple[PlannedOutput, ...]
+    keep: bool
+    """Its images are results."""
+    scope: Scope
+    """The finest unit that can do it."""
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps that units do from end to end without waiting for another."""
+
+    index: int
+    kind: Literal["compute", "merge", "finish", "save"]
+    """Compute steps; merge reducers' states, by sixteens; finish reducers; write results into the repository."""
+    name: str
+    scope: Scope
+    steps: tuple[int, ...]
+    starts_from: int | None
+    """Index of the stage whose images this one goes on with; None where it reads the source."""
+    units: int
+
+
+class Unit(msgspec.Struct, frozen=True, array_like=True):
+    """The smallest piece of work that is done whole or not at all."""
+
+    id: int
+    stage: int
+    well: str | None
+    field: int | None
+    images: tuple[int, ...]
+    """Ids of the source images that it reads."""
+    parents: tuple[int, ...]
+    """Units whose results it needs, in the order in which it takes them."""
+    fingerprint: str
+    """Address of its results: of code, parameters, versions, parents and inputs."""
+    read_bytes: int
+    peak_bytes: int
+    """Memory that it is expected to use at most."""
+    device: str = "cpu"
+
+    @property
+    def key(self) -> str:
+        """Name of the unit's folder in the run's store; tells where it belongs."""
+        place = self.well or "plate"
+        field = f"_f{self.field}" if self.field is not None else ""
+        return f"{self.stage}_{place}{field}_{self.fingerprint[:16]}"
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """How the run keeps within the machine."""
+
+    limit_bytes: int
+    """What the run may use."""
+    unit_peak_bytes: int
+    """Of the largest unit."""
+    workers: int
+    in_flight_bytes: int
+    """Expected of all units that are worked on at a time, read-ahead and write-behind included."""
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A field or channel that the run does not take, and why."""
+
+    what: str
+    why: str
+
+
+class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Pipeline x plate x topology, resolved.
+
+    The value serialises with `to_json`; `pipeline` and `plate`, the live objects that a run needs, are bound to it and
+    are not part of the value.
+    """
+
+    version: int = PLAN_VERSION
+    name: str
+    repository: str
+    plate_id: int
+    plate_name: str
+    source_kind: Literal["stack", "projection"]
+    channels: tuple[Channel, ...]
+    """That the run takes, in plate order."""
+    steps: tuple[PlannedStep, ...]
+    stages: tuple[Stage, ...]
+    units: tuple[Unit, ...]
+    results: tuple[ResultSpec, ...]
+    memory: Memory
+    devices: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    save: bool = False
+    """Results go into the repository."""
+
+    def to_json(self) -> bytes:
+        """Serialise the plan."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> ExecutionPlan:
+        """Read a plan; `bind` it to its pipeline and plate before it is run.
+
+        Raises
+        ------
+        msgspec.ValidationError
+            If `text` is not a plan.
+        """
+        return msgspec.json.decode(text, type=cls)
+
+    def bind(self, pipeline: Pipeline, plate: Plate) -> ExecutionPlan:
+        """Attach the live objects that a run of this plan needs; returns the plan itself."""
+        self.__dict__["pipeline"] = pipeline
+        self.__dict__["plate"] = plate
+        return self
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline that was compiled."""
+        pipeline: Pipeline = self.__dict__["pipeline"]
+        return pipeline
+
+    @property
+    def plate(self) -> Plate:
+        """The plate that it was compiled for."""
+        plate: Plate = self.__dict__["plate"]
+        return plate

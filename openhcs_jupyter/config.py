@@ -1,0 +1,99 @@
+"""Settings: defaults, then the user's file, then the environment; each later one wins."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from openhcs_jupyter.errors import UsageError
+
+_APP = "openhcs-jupyter"
+_PREFIX = "OPENHCS_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings, with their defaults. In the environment each is ``OPENHCS_`` and its name in capitals."""
+
+    repository: str = "default"
+    """What ``%openhcs connect`` joins when nothing is named: a folder, ``default`` or ``demo``."""
+    workers: int = 0
+    """Worker processes; 0 takes one for each core that the process may use."""
+    memory_gb: float = 0.0
+    """Memory that a run may use; 0 takes 80 % of what is free."""
+    unit_timeout_s: float = 3600.0
+    """A unit that takes longer is stopped and reported; 0 waits for ever."""
+    save: bool = False
+    """Write results into the repository unless ``--no-save`` is given."""
+    data_dir: str = ""
+    """Where the default and demo repositories lie; empty is the user's data folder."""
+
+
+def config_file() -> Path:
+    """Return the path of the user's settings file."""
+    return Path(platformdirs.user_config_dir(_APP)) / "config.toml"
+
+
+def load_settings() -> Settings:
+    """Read the settings as they hold now.
+
+    Raises
+    ------
+    UsageError
+        If the file or a variable has an unknown name or a value that does not fit; names it.
+    """
+    values: dict[str, Any] = {}
+    path = config_file()
+    if path.exists():
+        try:
+            values = tomllib.loads(path.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{path} is not valid TOML: {error}", "Mend the file or remove it.") from error
+    for name in Settings.__struct_fields__:
+        if (text := os.environ.get(_PREFIX + name.upper())) is not None:
+            values[name] = text
+    return _checked(values, str(path))
+
+
+def save_setting(name: str, text: str) -> Settings:
+    """Write one setting into the user's file and return all settings.
+
+    Raises
+    ------
+    UsageError
+        If there is no such setting, or `text` does not fit it.
+    """
+    path = config_file()
+    values: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
+    values[name] = text
+    settings = _checked(values, str(path))
+    values[name] = getattr(settings, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(_toml(values))
+    partial.replace(path)
+    return load_settings()
+
+
+def data_dir(settings: Settings) -> Path:
+    """Return the folder in which the default and demo repositories lie."""
+    return Path(settings.data_dir).expanduser() if settings.data_dir else Path(platformdirs.user_data_dir(_APP))
+
+
+def _checked(values: dict[str, Any], where: str) -> Settings:
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Settings.__struct_fields__)
+        raise UsageError(
+            f"A setting does not fit: {error} (from {where} or the environment)", f"Settings: {known}."
+        ) from error
+
+
+def _toml(values: dict[str, Any]) -> bytes:
+    # Settings are flat and hold strings, numbers and booleans, whose JSON is TOML.
+    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in values.items()).encode()

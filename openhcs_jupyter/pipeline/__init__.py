@@ -1,0 +1,22 @@
+"""What a user writes: steps, their outputs, and what functions say of themselves."""
+
+from __future__ import annotations
+
+from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, measure, table
+from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Points, Table
+from openhcs_jupyter.pipeline.step import Pipeline, Step
+
+__all__ = [
+    "Context",
+    "Contract",
+    "ImageOutput",
+    "Labels",
+    "Pipeline",
+    "Points",
+    "Reducer",
+    "Step",
+    "Table",
+    "image",
+    "measure",
+    "table",
+]

@@ -1,0 +1,119 @@
+"""What a function says of itself: its kind, the stack it takes, the memory it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from openhcs_jupyter.model import Component
+
+FunctionKind = Literal["image", "measure", "table", "reducer"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+ATTRIBUTE = "__openhcs__"
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a function before it is called."""
+
+    kind: FunctionKind | None = None
+    """None: an undecorated function, whose kind shows in what it takes and returns."""
+    stack: Component | None = None
+    """The component along which it wants its stack; None leaves it to the step, which takes z."""
+    depth: Literal["same", "one", "any"] = "any"
+    """Planes it returns: as many as it takes, one, or unknown before it is called."""
+    dtype: str | None = None
+    """Pixel type that it returns: ``same``, a NumPy name, or None where it is unknown."""
+    need: float = 4.0
+    """Memory it uses at its peak beyond its input, as a factor of its input's bytes."""
+    over: Literal["field", "well", "plate"] | None = None
+    """Of a table function: over what its tables reach."""
+    memory: tuple[str, ...] = ("numpy",)
+    """Kinds of array for which it has a kernel."""
+
+
+UNKNOWN = Contract()
+
+
+def contract_of(function: Callable[..., Any]) -> Contract:
+    """Return the contract of a function, or of a class that is a reducer; an undecorated function's is unknown."""
+    if is_reducer(function):
+        return getattr(function, ATTRIBUTE, Contract(kind="reducer"))
+    return getattr(function, ATTRIBUTE, UNKNOWN)
+
+
+def image(
+    *,
+    stack: Component | None = None,
+    depth: Literal["same", "one", "any"] = "any",
+    dtype: str | None = None,
+    need: float = 4.0,
+) -> Callable[[F], F]:
+    """Declare an image function: ``(N, Y, X)`` -> ``(M, Y, X)``, then its outputs. Parameters as in `Contract`."""
+    return _mark(Contract(kind="image", stack=stack, depth=depth, dtype=dtype, need=need))
+
+
+def measure(*, stack: Component | None = None, need: float = 4.0) -> Callable[[F], F]:
+    """Declare a measure function: takes ``(N, Y, X)``, returns its outputs only. Parameters as in `Contract`."""
+    return _mark(Contract(kind="measure", stack=stack, depth="same", dtype="same", need=need))
+
+
+def table(*, over: Literal["field", "well", "plate"] = "plate") -> Callable[[F], F]:
+    """Declare a table function: data frames in, data frames out, over a field, a well or the plate."""
+    return _mark(Contract(kind="table", over=over))
+
+
+def _mark(contract: Contract) -> Callable[[F], F]:
+    def mark(function: F) -> F:
+        setattr(function, ATTRIBUTE, contract)
+        return function
+
+    return mark
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """What needs a whole plate without holding it. A step takes an instance, or a class that it calls with its params.
+
+    ``update`` is called for every stack of every field, anywhere; states are merged in a fixed order, so that results
+    do not depend on timing. A state must survive `pickle`.
+    """
+
+    def init(self) -> Any:
+        """Return the empty state."""
+
+    def update(self, state: Any, stack: Any) -> Any:
+        """Return the state with one stack ``(N, Y, X)`` taken in."""
+
+    def merge(self, state: Any, other: Any) -> Any:
+        """Return one state that stands for both."""
+
+    def finish(self, state: Any) -> Any:
+        """Return the outputs: one value, or a tuple of as many as the step names."""
+
+
+def is_reducer(function: object) -> bool:
+    """Tell whether an object, or the class's instances, have the four methods of a `Reducer`."""
+    return all(callable(getattr(function, name, None)) for name in ("init", "update", "merge", "finish"))
+
+
+class Context(NamedTuple):
+    """Where a call's stack comes from; handed to functions that have a parameter ``context``."""
+
+    plate: str
+    well: str
+    field: int | None
+    """Counted from 1; None where the stack runs along fields."""
+    channel: str | None
+    """None where the stack runs along channels."""
+    channels: tuple[str, ...]
+    """Names of the stack's planes where it runs along channels, else of the one channel."""
+    t: int | None
+    z: tuple[int, ...]
+    """Slices of the stack's planes, from 0."""
+    pixel_size_um: float | None
+    z_step_um: float | None
+    positions_um: tuple[tuple[float, float] | None, ...]
+    """Stage position ``(y, x)`` of the field, or of each field of the stack."""

@@ -1,0 +1,111 @@
+"""A step of a pipeline, as the user writes it, and the pipeline that they make."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from openhcs_jupyter.model import Component
+from openhcs_jupyter.pipeline.outputs import Output
+
+Call: TypeAlias = "Callable[..., Any] | tuple[Callable[..., Any], Mapping[str, Any]]"
+Function: TypeAlias = "Call | Sequence[Call] | Mapping[str, Call | Sequence[Call]]"
+
+
+class Step:
+    """One step of a pipeline.
+
+    Parameters
+    ----------
+    function
+        A function ``f``, a pair ``(f, params)``, a chain ``[f, (g, params), ...]``, or any of these by channel
+        ``{"DAPI": f, "GFP": [g, h]}``. Channels that are not named pass through unchanged.
+    params
+        Parameters of the function itself, so they never collide with the step's.
+    stack
+        The component along which the function's stack ``(N, Y, X)`` runs: z, channel, field or t. Left out, it is what
+        the function declares, else z. The function is called once for each combination of the others.
+    channel
+        The channel, or channels, that the step takes; all others pass through unchanged.
+    inputs
+        Outputs of earlier steps, handed to the function by keyword: ``{"labels": "nuclei"}``.
+    outputs
+        What the function returns after its image: `Labels`, `Table`, `Points`, `ImageOutput`, one or several.
+    save
+        Keep the step's images among the run's results.
+    name
+        Left out, it is the function's.
+
+    Examples
+    --------
+    >>> from openhcs_jupyter.functions import gaussian_blur, top_hat
+    >>> Step({"DAPI": [gaussian_blur, (top_hat, {"radius": 15})]}, save=True).name
+    'gaussian_blur'
+    """
+
+    __slots__ = ("channel", "function", "inputs", "line", "name", "outputs", "params", "save", "stack")
+
+    def __init__(
+        self,
+        function: Function,
+        params: Mapping[str, Any] | None = None,
+        *,
+        stack: Component | None = None,
+        channel: str | Sequence[str] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        outputs: Output | Sequence[Output] = (),
+        save: bool = False,
+        name: str | None = None,
+    ) -> None:
+        self.function = function
+        self.params = dict(params or {})
+        self.stack = stack
+        self.channel = (channel,) if isinstance(channel, str) else None if channel is None else tuple(channel)
+        self.inputs = dict(inputs or {})
+        self.outputs = (outputs,) if isinstance(outputs, Output) else tuple(outputs)
+        self.save = save
+        self.name = name or function_name(function)
+        self.line = sys._getframe(1).f_lineno
+        """Line on which the step was written."""
+
+    def __repr__(self) -> str:
+        return f"Step({self.name!r})"
+
+
+class Pipeline:
+    """Steps in order, with the text that defined them.
+
+    Parameters
+    ----------
+    steps
+        The steps.
+    name
+        The run's name.
+    source
+        The cell or file as the user wrote it; becomes part of the provenance.
+    source_name
+        Where the source stood, for error messages: ``Cell In[3]``, a file's name.
+    """
+
+    __slots__ = ("name", "source", "source_name", "steps")
+
+    def __init__(
+        self, steps: Sequence[Step], name: str = "run", source: str = "", source_name: str = "<pipeline>"
+    ) -> None:
+        self.steps = tuple(steps)
+        self.name = name
+        self.source = source
+        self.source_name = source_name
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
+
+
+def function_name(function: object) -> str:
+    """Name a step's function, chain or dict by the first function in it."""
+    if isinstance(function, tuple | list) and function:
+        return function_name(function[0])
+    if isinstance(function, Mapping) and function:
+        return function_name(next(iter(function.values())))
+    return str(getattr(function, "__name__", None) or type(function).__name__)

@@ -1,0 +1,8 @@
+"""Where plates live: one contract, and the repositories that meet it."""
+
+from __future__ import annotations
+
+from openhcs_jupyter.repository.base import FieldResults, PixelSource, Repository, ResultWriter
+from openhcs_jupyter.repository.connection import connect
+
+__all__ = ["FieldResults", "PixelSource", "Repository", "ResultWriter", "connect"]

@@ -1,0 +1,161 @@
+"""The contract of a repository: where plates lie, how their pixels are read and where results go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from openhcs_jupyter.model import Channel, Image, Plate, PlateSummary, ResultSpec, RunRecord
+
+
+class PixelSource(ABC):
+    """The planes of one image, opened for reading; a context manager."""
+
+    @abstractmethod
+    def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:
+        """Return one plane.
+
+        Parameters
+        ----------
+        t, c, z
+            Indices counted from 0.
+
+        Returns
+        -------
+        ndarray of shape (Y, X)
+            Read-only, in native byte order; a map of the file wherever the file allows.
+
+        Raises
+        ------
+        RepositoryError
+            If the plane is missing or its file is gone, too short or unreadable; names the file.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held; planes that were handed out stay valid."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
+    """The pixel results of one field, for a writer."""
+
+    well: str
+    field: int
+    """Counted from 1."""
+    arrays: Mapping[str, NDArray[np.generic]]
+    """By the name of the result: images ``(T, C, Z, Y, X)``, labels ``(T, 1, Z, Y, X)`` of integers, 0 is background."""
+    pixel_size_um: float | None
+    z_step_um: float | None
+    position_um: tuple[float, float] | None = None
+
+
+class ResultWriter(ABC):
+    """Puts a run's results into the repository: whole or not at all.
+
+    The conductor of a run calls `begin` once, then `write_field` is called for every field, from any process and in any
+    order, then the conductor calls `write_table` and `finish`. Until `finish` nothing of it can be seen as a result.
+    All calls may be repeated after an interruption; a repeated call replaces what the first one wrote.
+    """
+
+    @abstractmethod
+    def begin(self, results: Sequence[ResultSpec], channels: Sequence[Channel], rows: int, columns: int) -> None:
+        """Make the place where the results are gathered."""
+
+    @abstractmethod
+    def write_field(self, field: FieldResults) -> None:
+        """Write the images and labels of one field."""
+
+    @abstractmethod
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write one table of the whole run."""
+
+    @abstractmethod
+    def finish(self, fields: Sequence[tuple[str, int]], documents: Mapping[str, bytes]) -> str:
+        """Publish the results with their provenance.
+
+        Parameters
+        ----------
+        fields
+            ``(well, field)`` of everything that was written.
+        documents
+            Files that go with the results, by name: ``provenance.json``, the cell, the plan.
+
+        Returns
+        -------
+        str
+            Where the results are: a folder or a link.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Remove what was gathered and not published."""
+
+
+class Repository(ABC):
+    """A place that holds plates; safe to use from several threads. A worker process makes its own with `connect`."""
+
+    uri: str
+    """What `connect` takes to open the same repository again, in this or another process; holds no secret."""
+
+    @property
+    @abstractmethod
+    def runs_folder(self) -> Path:
+        """Folder of the run store, on this machine."""
+
+    @abstractmethod
+    def plates(self) -> list[PlateSummary]:
+        """List the plates, by id."""
+
+    @abstractmethod
+    def plate(self, plate: int | str) -> Plate:
+        """Return a plate by its id or its name.
+
+        Raises
+        ------
+        RepositoryError
+            If there is no such plate, or several of that name; lists what there is.
+        """
+
+    @abstractmethod
+    def open(self, image: Image) -> PixelSource:
+        """Open an image for reading.
+
+        Raises
+        ------
+        RepositoryError
+            If the image is unknown, or changed since the plate was read.
+        """
+
+    @abstractmethod
+    def writer(self, record: RunRecord) -> ResultWriter:
+        """Return the writer of a run's results; the same record gives the same place in every process."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
