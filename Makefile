@@ -1,0 +1,86 @@
+# What a fresh clone can do: make demo, test, lint, bench, docs, clean. All of it lives in .venv of the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUTPUT := demo-output
+NOTEBOOK := notebooks/01_quickstart.ipynb
+BENCHMARKS := startup compile overhead repository memory engine faults
+
+.PHONY: help
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/pyvenv.cfg:
+	@for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        if "$$python" -m venv $(VENV); then exit 0; fi; \
+	        rm -rf $(VENV); \
+	        echo "$$python cannot make a virtual environment. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer is needed. If it has another name, say it: make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+# Each stamp stands for one set of extras; it is made again when pyproject.toml changes.
+$(VENV)/.with-%: $(VENV)/pyvenv.cfg pyproject.toml
+	@echo "Installing openhcs-jupyter[$*] into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+.PHONY: kernelspec
+kernelspec: $(VENV)/.with-notebook
+	@$(BIN)/openhcs-jupyter install --prefix "$(CURDIR)/$(VENV)"
+
+.PHONY: demo
+demo: kernelspec ## Execute the quickstart notebook on a synthetic plate
+	@mkdir -p $(OUTPUT)
+	@OPENHCS_DATA_DIR="$(CURDIR)/$(OUTPUT)/data" $(BIN)/jupyter nbconvert --log-level WARN --to html --execute \
+	    --ExecutePreprocessor.kernel_name=openhcs --output-dir $(OUTPUT) $(NOTEBOOK)
+	@echo "Notebook: $(CURDIR)/$(OUTPUT)/01_quickstart.html"
+
+.PHONY: system-packages
+system-packages:
+	@missing=(); \
+	command -v chromium chromium-browser google-chrome >/dev/null || missing+=(chromium); \
+	{ command -v fc-list >/dev/null && fc-list | grep -q .; } || missing+=(fontconfig fonts-dejavu-core); \
+	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=(env); elif sudo -n true 2>/dev/null; then as_root=(sudo -n env); else as_root=(); fi; \
+	if [ $${#as_root[@]} -eq 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "The tests in a browser are skipped. To run them too: sudo apt-get install $${missing[*]}" >&2; exit 0; \
+	fi; \
+	echo "Installing $${missing[*]} ..."; \
+	"$${as_root[@]}" apt-get update -qq; \
+	"$${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+
+.PHONY: lint
+lint: $(VENV)/.with-dev ## Check style, types, the floors of the house, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
+	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+# The tests run even where a check fails, so that one call shows everything.
+.PHONY: test
+test: system-packages $(VENV)/.with-dev ## Check everything and run all tests
+	@status=0; $(MAKE) --no-print-directory lint || status=1; $(BIN)/python -m pytest || status=1; exit $$status
+
+.PHONY: bench
+bench: $(VENV)/.with-dev ## Run all benchmarks; each ends with a line of JSON
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+.PHONY: docs
+docs: $(VENV)/.with-docs ## Build the documentation into build/docs
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "Documentation: $(CURDIR)/build/docs/index.html"
+
+.PHONY: clean
+clean: ## Remove the environment and everything that was made
+	rm -rf $(VENV) .bench $(OUTPUT) build dist test-artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	    .import_linter_cache
