@@ -1,0 +1,219 @@
+"""The catalogue of an embedded repository: one SQLite file with OMERO's words and ids.
+
+A plate has channels and wells, a well has wellsamples (fields), a wellsample has images. Images of equal shape share a
+row of `layout`. Where an image's planes lie is packed into one value in `planes`, which only reading pixels touches. No
+id is used twice. Every change is one transaction; a process that dies leaves the state before it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from weakref import WeakSet
+
+from openhcs_jupyter.errors import RepositoryError
+
+FILE_NAME = "catalogue.sqlite"
+SCHEMA_VERSION = 1
+_BUSY_S = 60.0
+_PARTIAL = f".{FILE_NAME}-"
+_NETWORK_TYPES = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p", "afs")
+
+_SCHEMA = """
+CREATE TABLE plate (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    source TEXT NOT NULL UNIQUE,
+    format TEXT NOT NULL,
+    imported TEXT NOT NULL,
+    version TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    columns INTEGER NOT NULL,
+    wells INTEGER NOT NULL,
+    fields INTEGER NOT NULL,
+    planes INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    problems TEXT NOT NULL
+);
+CREATE TABLE channel (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    plate INTEGER NOT NULL REFERENCES plate,
+    position INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    emission_nm REAL,
+    color TEXT,
+    UNIQUE (plate, position)
+);
+CREATE TABLE layout (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    plate INTEGER NOT NULL REFERENCES plate,
+    layout BLOB NOT NULL
+);
+CREATE INDEX layout_plate ON layout (plate);
+CREATE TABLE well (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    plate INTEGER NOT NULL REFERENCES plate,
+    "row" INTEGER NOT NULL,
+    "column" INTEGER NOT NULL,
+    UNIQUE (plate, "row", "column")
+);
+CREATE TABLE wellsample (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    plate INTEGER NOT NULL REFERENCES plate,
+    well INTEGER NOT NULL REFERENCES well,
+    number INTEGER NOT NULL,
+    position_y REAL,
+    position_x REAL,
+    UNIQUE (plate, well, number)
+);
+CREATE TABLE image (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    plate INTEGER NOT NULL REFERENCES plate,
+    wellsample INTEGER NOT NULL REFERENCES wellsample,
+    kind TEXT NOT NULL,
+    layout INTEGER NOT NULL REFERENCES layout,
+    version TEXT NOT NULL,
+    UNIQUE (plate, wellsample, kind)
+);
+CREATE TABLE planes (
+    image INTEGER PRIMARY KEY REFERENCES image,
+    packed BLOB NOT NULL
+);
+"""
+
+
+class Catalogue:
+    """Connections to one catalogue, one a thread; made anew after a fork.
+
+    Parameters
+    ----------
+    folder
+        Of the repository; must hold a catalogue, see `create`.
+
+    Raises
+    ------
+    RepositoryError
+        If the file is no catalogue, or one that a later version made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._opened: WeakSet[_Connection] = WeakSet()
+        self._closed = False
+        try:
+            (version,) = self.connection().execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise RepositoryError(
+                f"{self._path} cannot be used: {error}",
+                "Its folder must be writable; a file that is damaged can be removed and the plates imported again.",
+            ) from error
+        if version != SCHEMA_VERSION:
+            self.close()
+            raise RepositoryError(
+                f"{self._path} has version {version}; this program knows version {SCHEMA_VERSION}.",
+                "Update openhcs-jupyter, or use another folder.",
+            )
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection."""
+        own: _Connection | None = getattr(self._local, "own", None)
+        if own is not None and own.pid == os.getpid():
+            return own
+        if self._closed:
+            raise RepositoryError(f"The repository at {self._path.parent} was closed.", "Connect to it again.")
+        connection = _connect(self._path)
+        self._local.own = connection
+        with self._lock:
+            self._opened.add(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Change the catalogue: all of it or nothing; other writers wait."""
+        connection = self.connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise RepositoryError(
+                f"{self._path} cannot be written: {error}",
+                "Its folder must be writable; another process may hold it for long.",
+            ) from error
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        self._closed = True
+        with self._lock:
+            opened = list(self._opened)
+            self._opened.clear()
+        for connection in opened:
+            # A connection that was made before a fork belongs to the parent.
+            if connection.pid == os.getpid():
+                connection.close()
+        self._local = threading.local()
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that knows its process, and is closed when its thread ends."""
+
+    pid = 0
+
+    def __del__(self) -> None:
+        if self.pid == os.getpid():
+            self.close()
+
+
+def exists(folder: Path) -> bool:
+    """Tell whether `folder` holds a catalogue."""
+    return (folder / FILE_NAME).is_file()
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether nothing but catalogues in the making lies in `folder`."""
+    return all(entry.name.startswith(_PARTIAL) for entry in folder.iterdir())
+
+
+def create(folder: Path) -> None:
+    """Make the catalogue of `folder`, whole or not at all; one that is there, or that another process makes, stays."""
+    partial = folder / f"{_PARTIAL}{os.getpid()}-{threading.get_ident()}"
+    partial.unlink(missing_ok=True)
+    connection = _connect(partial)
+    try:
+        # Write-ahead logs need memory that all processes share, so they fail where several machines use one folder.
+        connection.execute(f"PRAGMA journal_mode={'DELETE' if _on_network(folder) else 'WAL'}")
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    finally:
+        connection.close()
+    with suppress(FileExistsError):
+        os.link(partial, folder / FILE_NAME)
+    partial.unlink()
+
+
+def _connect(path: Path) -> _Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, factory=_Connection
+    )
+    connection.pid = os.getpid()
+    return connection
+
+
+def _on_network(folder: Path) -> bool:
+    """Tell whether `folder` lies on another machine's disk, as far as Linux says."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return False
+    lines = [line.split() for line in mounts.read_text().splitlines()]
+    here = [(len(words[1]), words[2]) for words in lines if folder.resolve().is_relative_to(words[1])]
+    return bool(here) and max(here)[1].startswith(_NETWORK_TYPES)

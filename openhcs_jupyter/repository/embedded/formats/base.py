@@ -1,0 +1,108 @@
+"""What a reader of a microscope's folders does, and the plain values in which it tells what it found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from openhcs_jupyter.model import Channel, ImageKind
+
+Progress = Callable[[int, int], None]
+"""Called with how many files are done and how many there are."""
+
+WellPlace = tuple[int, int]
+"""Row and column of a well, both counted from 0."""
+FieldPlace = tuple[int, int, int]
+"""Row and column of a well, counted from 0, and number of a field, counted from 1."""
+
+
+class FoundFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A file as it was when it was looked at."""
+
+    path: str
+    """Relative to the plate's folder, with ``/`` between folders."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+class PlaneData(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Where in a file a plane lies, and what its pixels are."""
+
+    size_y: int
+    size_x: int
+    dtype: str
+    """NumPy's name in native byte order, such as ``uint16``."""
+    page: int = 0
+    """Of a file with several planes."""
+    offset: int | None = None
+    """Of the first byte, where the plane lies uncompressed and in one piece; None: it must be decoded."""
+    swapped: bool = False
+    """The bytes at `offset` are in the order that is not the machine's."""
+
+
+class FoundPlane(msgspec.Struct, frozen=True, kw_only=True):
+    """One plane that a file's name promises."""
+
+    row: int
+    column: int
+    """Of the well, from 0."""
+    field: int
+    """From 1."""
+    kind: ImageKind
+    t: int
+    c: int
+    z: int
+    """Indices from 0; c is the index in `FoundPlate.channels`."""
+    file: FoundFile
+    data: PlaneData | None
+    """None: the file cannot be used."""
+    fault: str | None = None
+    """Why the file cannot be used; names the file."""
+
+
+class FoundPlate(msgspec.Struct, frozen=True, kw_only=True):
+    """A plate as a reader found it: nothing checked yet against the rest of the plate."""
+
+    name: str
+    format: str
+    """Such as ``ImageXpress``."""
+    root: Path
+    """Absolute; the folder in which the plate starts."""
+    channels: tuple[Channel, ...]
+    planes: list[FoundPlane]
+    positions: Mapping[FieldPlace, tuple[float, float]] = {}
+    """Stage positions ``(y, x)`` in micrometres."""
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+    rows: int | None = None
+    columns: int | None = None
+    """Of the plate, where its files tell; None: the smallest usual plate that has its wells."""
+    problems: tuple[str, ...] = ()
+    """What is amiss with the folder as a whole."""
+
+
+class Reader(ABC):
+    """Reads one microscope's folders. Others are found by the entry point group ``openhcs_jupyter.formats``."""
+
+    name: str
+    """What users read, such as ``ImageXpress``."""
+    looks_for: str
+    """One phrase that tells what makes a folder this reader's, for the error when no reader wants a folder."""
+
+    @abstractmethod
+    def recognise(self, folder: Path) -> float:
+        """Tell how sure the reader is that `folder` is its own: 0 is no, 1 is beyond doubt. Reads names only."""
+
+    @abstractmethod
+    def read(self, folder: Path, progress: Progress | None = None) -> FoundPlate:
+        """Read the plate in `folder`: every file's header, no pixels.
+
+        Raises
+        ------
+        RepositoryError
+            If the folder holds no plate, or several.
+        """

@@ -1,0 +1,181 @@
+"""Reading planes from files: maps of uncompressed ones, decoded copies of the others."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.model import Layout
+from openhcs_jupyter.repository.base import PixelSource
+from openhcs_jupyter.repository.embedded.formats.base import FoundFile
+
+_AGAIN = "Import the plate's folder again."
+_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_longlong,
+)
+_libc.munmap.restype = ctypes.c_int
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
+class PlaneSpot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where one plane of an image lies."""
+
+    t: int
+    c: int
+    z: int
+    file: int
+    """Index in `PlaneTable.files`."""
+    page: int
+    offset: int
+    """Of the plane's first byte; -1 where it must be decoded."""
+    swapped: bool
+    """Stored in the byte order that is not the machine's."""
+
+
+class PlaneTable(msgspec.Struct, frozen=True, array_like=True):
+    """Where the planes of an image lie: what the catalogue keeps of each image, packed."""
+
+    files: tuple[FoundFile, ...]
+    spots: tuple[PlaneSpot, ...]
+
+
+class FilePixels(PixelSource):
+    """The planes of one image in files of the plate's folder.
+
+    Parameters
+    ----------
+    root
+        The plate's folder.
+    layout
+        Of the image.
+    table
+        Where its planes lie.
+    name
+        What the image is called in errors.
+
+    Raises
+    ------
+    RepositoryError
+        If a file is gone or is not as it was when the plate was imported.
+    """
+
+    def __init__(self, root: str, layout: Layout, table: PlaneTable, name: str) -> None:
+        self._layout = layout
+        self._name = name
+        self._dtype = np.dtype(layout.dtype)
+        self._spots = {(spot.t, spot.c, spot.z): spot for spot in table.spots}
+        self._files = table.files
+        self._paths = [f"{root}/{file.path}" for file in table.files]
+        for path, file in zip(self._paths, table.files, strict=True):
+            try:
+                _check(os.stat(path), file, path)  # noqa: PTH116 Path costs as much as the call
+            except OSError as error:
+                raise _unreadable(path, error) from error
+
+    def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:
+        """Return one plane, ``(Y, X)``, read-only."""
+        spot = self._spots.get((t, c, z))
+        if spot is None:
+            raise RepositoryError(f"{self._name} has no plane at t={t}, c={c}, z={z}.")
+        path, file = self._paths[spot.file], self._files[spot.file]
+        try:
+            plane = self._decode(spot, path, file) if spot.offset < 0 else self._map(spot, path, file)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        plane.flags.writeable = False
+        return plane
+
+    def close(self) -> None:
+        """Do nothing: each plane holds its own map, and no file stays open."""
+
+    def _map(self, spot: PlaneSpot, path: str, file: FoundFile) -> NDArray[np.generic]:
+        layout, dtype = self._layout, self._dtype
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            _check(status, file, path)
+            # A map that reaches beyond the file's end would kill the process when it is read.
+            length = layout.size_y * layout.size_x * dtype.itemsize
+            if spot.offset + length > status.st_size:
+                raise RepositoryError(f"{path} is truncated: a plane needs {spot.offset + length:,} bytes.", _AGAIN)
+            stored = dtype.newbyteorder() if spot.swapped else dtype
+            mapped = _Mapping(descriptor, spot.offset, length, (layout.size_y, layout.size_x), stored)
+        finally:
+            os.close(descriptor)
+        plane = np.asarray(mapped)
+        if spot.swapped:
+            return plane.astype(dtype)
+        return plane if plane.flags.aligned else plane.copy()
+
+    def _decode(self, spot: PlaneSpot, path: str, file: FoundFile) -> NDArray[np.generic]:
+        import tifffile
+
+        layout = self._layout
+        with Path(path).open("rb") as stream:
+            _check(os.fstat(stream.fileno()), file, path)
+            try:
+                with tifffile.TiffFile(stream) as tiff:
+                    plane: NDArray[np.generic] = tiff.pages[spot.page].asarray(maxworkers=1)
+            except MemoryError:
+                raise
+            except Exception as error:
+                raise RepositoryError(f"{path} cannot be decoded: {error}", "The file is damaged.") from error
+        if plane.shape != (layout.size_y, layout.size_x):
+            raise RepositoryError(f"{path} holds a plane of shape {plane.shape}, not as it says.", _AGAIN)
+        return plane.astype(self._dtype, copy=False)
+
+
+class _Mapping:
+    """A part of a file in memory, unmapped when the last array that shows it is gone.
+
+    `mmap.mmap` keeps a descriptor open for as long as the map lives, so a step over many planes would run out of them.
+    """
+
+    __slots__ = ("__array_interface__", "_address", "_length")
+
+    _unmap = _libc.munmap
+
+    def __init__(self, descriptor: int, offset: int, length: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        ahead = offset % mmap.ALLOCATIONGRANULARITY
+        self._length = length + ahead
+        self._address = None
+        address = _libc.mmap(None, self._length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, offset - ahead)
+        if address == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._address = address
+        self.__array_interface__ = {"data": (address + ahead, True), "shape": shape, "typestr": dtype.str, "version": 3}
+
+    def __del__(self) -> None:
+        if self._address is not None:
+            self._unmap(self._address, self._length)
+
+
+def _check(status: os.stat_result, file: FoundFile, path: str) -> None:
+    if status.st_size != file.size or status.st_mtime_ns != file.mtime_ns:
+        raise RepositoryError(f"{path} has changed since the plate was imported.", _AGAIN)
+
+
+def _unreadable(path: str, error: OSError) -> RepositoryError:
+    if error.errno == errno.ENOENT:
+        return RepositoryError(
+            f"{path} is gone.", "Put the plate's files back, or import the folder where they are now."
+        )
+    return RepositoryError(f"{path} cannot be read: {error.strerror or error}")
