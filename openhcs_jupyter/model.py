@@ -12,6 +12,8 @@ import msgspec
 ImageKind = Literal["stack", "projection"]
 Component = Literal["z", "channel", "field", "t"]
 Scope = Literal["field", "well", "plate"]
+WIDTH: dict[Scope, int] = {"field": 0, "well": 1, "plate": 2}
+"""Scopes by how far they reach."""
 RunStatus = Literal["running", "done", "failed", "cancelled", "interrupted"]
 
 _WELL = re.compile(r"^([A-Za-z]{1,2})0*([1-9][0-9]?)$")

@@ -40,6 +40,17 @@ class PlannedOutput(msgspec.Struct, frozen=True, kw_only=True):
     """Made once for each channel, rather than once for all."""
 
 
+class PlannedInput(msgspec.Struct, frozen=True, kw_only=True):
+    """One output of an earlier step, handed to a step's function."""
+
+    keyword: str
+    name: str
+    kind: OutputKind
+    step: int
+    """Index of the step that makes it."""
+    by_channel: bool
+
+
 class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step, resolved against the plate."""
 
@@ -54,7 +65,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """Channels that the step takes, in plate order."""
     channels_after: tuple[str, ...]
     """Channels of the image after the step."""
-    inputs: dict[str, str]
+    inputs: tuple[PlannedInput, ...]
     outputs: tuple[PlannedOutput, ...]
     keep: bool
     """Its images are results."""
@@ -67,12 +78,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     index: int
     kind: Literal["compute", "merge", "finish", "save"]
-    """Compute steps; merge reducers' states, by sixteens; finish reducers; write results into the repository."""
+    """Compute steps; merge a reducer's states, by sixteens; finish a reducer; write results into the repository."""
     name: str
     scope: Scope
     steps: tuple[int, ...]
     starts_from: int | None
     """Index of the stage whose images this one goes on with; None where it reads the source."""
+    carries: bool
+    """Its units keep their images for a stage that goes on with them."""
     units: int
 
 
