@@ -1,0 +1,94 @@
+"""``%openhcs`` and ``%%openhcs``: what loading the extension puts into a kernel."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_MAGIC = "openhcs"
+_AWAITED = "openhcs_awaited"
+"""The same magic where its result is awaited, so that the kernel answers while a run goes on."""
+_ATTRIBUTE = "_openhcs_state"
+
+
+def load(shell: InteractiveShell) -> None:
+    """Add the magics, their completion, and the words of a pipeline to a shell; a second call changes nothing.
+
+    Parameters
+    ----------
+    shell
+        Of a kernel or a terminal.
+    """
+    if getattr(shell, _ATTRIBUTE, None) is not None:
+        return
+    from openhcs_jupyter.magics.job import standard_names
+    from openhcs_jupyter.magics.state import State
+
+    state = State(shell)
+    setattr(shell, _ATTRIBUTE, state)
+    _register(shell, state)
+    shell.input_transformers_post.append(_awaiting(shell))
+    for name, value in standard_names().items():
+        if name not in shell.user_ns:
+            shell.push({name: value}, interactive=False)
+    if shell.Completer is not None:
+        from openhcs_jupyter.magics.completion import matcher
+
+        shell.Completer.custom_matchers.append(matcher(state))
+
+
+def _register(shell: InteractiveShell, state: Any) -> None:
+    from asyncio import sleep
+
+    from openhcs_jupyter.magics.follow import Pause, blocking, run_blocking
+
+    def work(pause: Pause, line: str, cell: str | None) -> Coroutine[Any, Any, None]:
+        from openhcs_jupyter.magics.cell import run_cell
+        from openhcs_jupyter.magics.line import run_line
+
+        return run_line(state, line, pause) if cell is None else run_cell(state, line, cell, pause)
+
+    def openhcs(line: str, cell: str | None = None) -> None:
+        """Run a pipeline (``%%openhcs``), or a sub-command (``%openhcs``); ``%openhcs help`` lists them."""
+        run_blocking(work(blocking, line, cell))
+
+    def awaited(line: str, cell: str | None = None) -> Coroutine[Any, Any, None]:
+        """Do what ``openhcs`` does, awaited; cells are rewritten to this, nobody types it."""
+        return work(sleep, line, cell)
+
+    shell.register_magic_function(openhcs, "line_cell", _MAGIC)
+    shell.register_magic_function(awaited, "line_cell", _AWAITED)
+
+
+def _awaiting(shell: InteractiveShell) -> Callable[[list[str]], list[str]]:
+    """Make an input transformer: IPython awaits no magic by itself, so the call that it made of a cell is rewritten."""
+    from openhcs_jupyter.magics.line import WAITING
+
+    heads = [f"get_ipython().run_cell_magic('{_MAGIC}', "]
+    heads += [f"get_ipython().run_line_magic('{_MAGIC}', '{command}" for command in WAITING]
+
+    def transform(lines: list[str]) -> list[str]:
+        if not shell.autoawait or _is_nested():
+            return lines
+        return [
+            f"await {line.replace(_MAGIC, _AWAITED, 1)}" if line.startswith(tuple(heads)) else line for line in lines
+        ]
+
+    return transform
+
+
+def _is_nested() -> bool:
+    """Tell whether a cell is being run already: what %%time or %%capture runs within itself cannot be awaited."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    running = InteractiveShell.run_code.__code__
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if frame.f_code is running:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,107 @@
+"""``%%openhcs``: a cell becomes a pipeline, a plan, a run and a result."""
+
+from __future__ import annotations
+
+from openhcs_jupyter.magics.display import display_for
+from openhcs_jupyter.magics.errors import Source, reported
+from openhcs_jupyter.magics.follow import Pause, follow
+from openhcs_jupyter.magics.job import checked_name, choose_plate, define_steps, plan_run, start
+from openhcs_jupyter.magics.options import RunOptions, cell_parser, parse_cell
+from openhcs_jupyter.magics.render import Rendered, card, code, escape
+from openhcs_jupyter.magics.state import State
+from openhcs_jupyter.magics.views import plan_view
+
+
+async def run_cell(state: State, line: str, cell: str, pause: Pause) -> None:
+    """Run one ``%%openhcs`` cell.
+
+    Parameters
+    ----------
+    state
+        The magics' memory.
+    line
+        What stands behind ``%%openhcs``.
+    cell
+        The lines below.
+    pause
+        How to wait while the run goes on.
+
+    Raises
+    ------
+    OpenHCSError
+        Whatever keeps the pipeline from being run, or made it fail.
+    RunInterrupted
+        If the user interrupted.
+    """
+    source = _cell_source(state, line, cell)
+    try:
+        with reported(source, state.namespace):
+            options = parse_cell(line)
+            if options.help:
+                show(Rendered(cell_parser().format_help(), f"<pre>{escape(cell_parser().format_help())}</pre>"))
+                return
+            # Line 1 of a cell is the magic's own; Python sees an empty line there, so that all numbers are the user's.
+            await run_source(state, options, source, f"\n{cell}", pause)
+    except BaseException as error:
+        state.error = error
+        raise
+
+
+async def run_source(state: State, options: RunOptions, source: Source, python: str, pause: Pause) -> None:
+    """Compile and run what a source defines, and show it.
+
+    Parameters
+    ----------
+    state
+        The magics' memory; gets the plan and the run.
+    options
+        What is run and how.
+    source
+        What the user wrote.
+    python
+        The same as Python, with the same line numbers.
+    pause
+        How to wait while the run goes on.
+
+    Raises
+    ------
+    OpenHCSError
+        Whatever keeps the pipeline from being run, or made it fail.
+    RunInterrupted
+        If the user interrupted.
+    """
+    name = checked_name(options.name, state.namespace)
+    steps = define_steps(source, python, state.namespace)
+    plate = choose_plate(state.repository, options, state.plate)
+    plan = plan_run(steps, source, plate, options)
+    state.plans[name] = plan
+    if options.dry_run:
+        show(plan_view(plan))
+        return
+    run = start(plan, options)
+    state.keep(name, run, source)
+    if options.background:
+        show(_started(name, run.id))
+        return
+    await follow(run, display_for(state.shell, source, quiet=options.quiet), pause)
+
+
+def _cell_source(state: State, line: str, cell: str) -> Source:
+    compiler, number = state.shell.compile, state.shell.execution_count
+    text = f"%%openhcs {line}".rstrip() + f"\n{cell}"
+    # Tracebacks and inspect.getsource read the cached lines; a comment keeps them valid Python.
+    filename = compiler.cache(f"# {text}", number, raw_code=text)
+    return Source(f"Cell In[{number}]", text, filename)
+
+
+def _started(name: str, run_id: str) -> Rendered:
+    text = f"{name}: run {run_id} goes on in the background. Follow it: %openhcs attach {name}"
+    markup = card(f"{escape(name)}: run {escape(run_id)} goes on in the background.", [code(f"%openhcs attach {name}")])
+    return Rendered(text, markup)
+
+
+def show(rendered: Rendered) -> None:
+    """Put a value into the cell's output."""
+    from IPython.display import display
+
+    display(rendered.bundle(), raw=True)

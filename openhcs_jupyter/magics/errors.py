@@ -1,0 +1,260 @@
+"""Errors as a good compiler shows them: what, where in the cell, what to do; the long traceback on demand."""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NamedTuple
+
+from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError, UsageError
+from openhcs_jupyter.events import UnitFailed
+from openhcs_jupyter.magics.options import nearest
+
+_SHOWN_FAILURES = 8
+_RED, _BOLD, _FAINT = "1;31", "1", "2"
+
+
+class Source(NamedTuple):
+    """Text that defines a pipeline."""
+
+    name: str
+    """How the user knows it: ``Cell In[3]``, a file's name."""
+    text: str
+    """All of it; line 1 of a cell is the magic's own."""
+    filename: str
+    """The name under which it was compiled."""
+
+    def line(self, number: int) -> str:
+        """Return a line, counted from 1, or an empty string."""
+        lines = self.text.splitlines()
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+class CellError(UsageError):
+    """The cell is not valid Python."""
+
+    def __init__(self, error: SyntaxError) -> None:
+        super().__init__(f"{type(error).__name__}: {error.msg}")
+        self.error = error
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The user interrupted a run; what is finished is kept."""
+
+
+class _Position(NamedTuple):
+    line: int
+    start: int | None
+    """First column, counted from 0."""
+    end: int | None
+    function: str
+
+
+@contextmanager
+def reported(source: Source | None, names: Iterable[str] = ()) -> Iterator[None]:
+    """Make every error that leaves this block show itself briefly in IPython, with its line of the source.
+
+    Parameters
+    ----------
+    source
+        The cell or file that is being worked on; None where there is none.
+    names
+        Names that the source may use, for suggestions.
+    """
+    try:
+        yield
+    except (Exception, RunInterrupted) as error:
+        if not hasattr(error, "_render_traceback_"):
+            lines = short(error, source, names, color=True)
+            # IPython asks the exception itself how it wants to be shown.
+            error._render_traceback_ = lambda: lines  # type: ignore[union-attr]
+        raise
+
+
+def short(
+    error: BaseException,
+    source: Source | None = None,
+    names: Iterable[str] = (),
+    *,
+    color: bool = False,
+    on_demand: str = "%openhcs traceback",
+) -> list[str]:
+    """Render an error in a few lines.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    source
+        The cell or file that it belongs to; None where it is not known.
+    names
+        Names that the source may use; a misspelt one is told.
+    color
+        Use ANSI colours.
+    on_demand
+        The command that shows the long traceback.
+
+    Returns
+    -------
+    list of str
+        One entry a line.
+    """
+    more = _paint(f"  The long traceback: {on_demand}", _FAINT, color)
+    if isinstance(error, CompileError):
+        return _compile_error(error, source, color)
+    if isinstance(error, CellError):
+        return _syntax_error(error, source, color)
+    if isinstance(error, RunError):
+        lines = [_head("RunError", error.message, color)]
+        failures: Sequence[UnitFailed] = getattr(error, "failures", ())
+        lines += failure_lines(failures, source, color=color)
+        return [*lines, *([f"  {error.hint}"] if error.hint else []), *([more] if failures else [])]
+    if isinstance(error, OpenHCSError):
+        lines = [_head(type(error).__name__, error.message, color)]
+        lines += _position_lines(error.__traceback__, source, color)
+        return [*lines, *(f"  {line}" for line in (error.hint or "").splitlines())]
+    if isinstance(error, RunInterrupted):
+        return [_paint(str(error), _BOLD, color)]
+    return [*_foreign_error(error, source, names, color), more]
+
+
+def failure_lines(failures: Sequence[UnitFailed], source: Source | None, *, color: bool = False) -> list[str]:
+    """Tell which units failed and why; units that failed alike share an entry.
+
+    Parameters
+    ----------
+    failures
+        As a run lists them.
+    source
+        The cell or file; its lines are quoted.
+    color
+        Use ANSI colours.
+    """
+    alike: dict[tuple[str, str | None, int | None], list[UnitFailed]] = {}
+    for failure in failures:
+        alike.setdefault((failure.message, failure.step, failure.line), []).append(failure)
+    lines: list[str] = []
+    for (message, step, line), units in list(alike.items())[:_SHOWN_FAILURES]:
+        where = f", step {step}" if step else ""
+        at = f", line {line}" if line else ""
+        lines.append(f"  {_paint(places(units), _BOLD, color)}{where}{at}: {message}")
+        if source is not None and line:
+            lines += _quote(source.line(line), line, color)
+    if len(alike) > _SHOWN_FAILURES:
+        lines.append(f"  and {len(alike) - _SHOWN_FAILURES} more kinds of failure")
+    return lines
+
+
+def places(failures: Sequence[UnitFailed]) -> str:
+    """Name the wells and fields of failed units, the first few of many."""
+    names = [place(failure) for failure in failures]
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+def place(failure: UnitFailed) -> str:
+    """Name the well and field of a failed unit."""
+    if failure.well is None:
+        return "the plate"
+    return failure.well if failure.field is None else f"{failure.well} field {failure.field}"
+
+
+def long(error: BaseException) -> str:
+    """Render an error with its whole traceback, the tracebacks of failed units first."""
+    parts = []
+    failures: Sequence[UnitFailed] = getattr(error, "failures", ())
+    told: set[str] = set()
+    for failure in failures:
+        if failure.traceback and failure.traceback not in told and len(told) < _SHOWN_FAILURES:
+            told.add(failure.traceback)
+            parts.append(f"{place(failure)}, step {failure.step}:\n{failure.traceback.rstrip()}\n")
+    parts.append("".join(traceback.format_exception(error)))
+    return "\n".join(parts)
+
+
+def _compile_error(error: CompileError, source: Source | None, color: bool) -> list[str]:
+    count = len(error.problems)
+    where = source.name if source else error.source_name
+    lines = [_head("CompileError", f"{count} problem{'s' * (count > 1)} in {where}; nothing was run", color)]
+    for problem in error.problems:
+        at = f"line {problem.line}: " if problem.line else ""
+        lines.append(f"  {_paint(at, _BOLD, color)}{problem.message}")
+        if source and problem.line:
+            lines += _quote(source.line(problem.line), problem.line, color)
+        lines += [f"    {line}" for line in (problem.hint or "").splitlines()]
+    return lines
+
+
+def _syntax_error(error: CellError, source: Source | None, color: bool) -> list[str]:
+    syntax = error.error
+    lines = [_head(type(syntax).__name__, syntax.msg or "", color)]
+    if source is not None and syntax.lineno:
+        start = (syntax.offset or 1) - 1
+        same_line = syntax.end_lineno in (None, syntax.lineno)
+        end = (syntax.end_offset or 0) - 1 if same_line else None
+        text = source.line(syntax.lineno)
+        lines.append(f"  {source.name}, line {syntax.lineno}")
+        lines += _quote(text, syntax.lineno, color, start, max(end if end is not None else len(text), start + 1))
+        if text.lstrip().startswith(("%", "!")):
+            lines.append("  The cell is ordinary Python: magics and shell commands go into a cell of their own.")
+    return lines
+
+
+def _foreign_error(error: BaseException, source: Source | None, names: Iterable[str], color: bool) -> list[str]:
+    lines = [_head(type(error).__name__, str(error), color)]
+    lines += _position_lines(error.__traceback__, source, color)
+    if isinstance(error, NameError) and error.name and (near := nearest(error.name, {*names, *dir(builtins)})):
+        lines.append(f"  Did you mean {near}?")
+    return lines
+
+
+def _position_lines(trace: TracebackType | None, source: Source | None, color: bool) -> list[str]:
+    if source is None:
+        return []
+    positions = list(_positions(trace, source.filename))
+    if not positions:
+        return []
+    lines = []
+    for position in positions[-3:]:
+        inside = f", in {position.function}" if position.function != "<module>" else ""
+        lines.append(f"  {source.name}, line {position.line}{inside}")
+        lines += _quote(source.line(position.line), position.line, color, position.start, position.end)
+    return lines
+
+
+def _positions(trace: TracebackType | None, filename: str) -> Iterator[_Position]:
+    for frame in traceback.extract_tb(trace):
+        if frame.filename == filename and frame.lineno:
+            same_line = frame.end_lineno == frame.lineno
+            text = linecache.getline(filename, frame.lineno)
+            start, end = (_column(text, column) for column in (frame.colno, frame.end_colno if same_line else None))
+            yield _Position(frame.lineno, start, end, frame.name)
+
+
+def _column(text: str, offset: int | None) -> int | None:
+    # Tracebacks count columns in bytes of UTF-8.
+    return None if offset is None else len(text.encode()[:offset].decode(errors="ignore"))
+
+
+def _quote(text: str, number: int, color: bool, start: int | None = None, end: int | None = None) -> list[str]:
+    if not text.strip():
+        return []
+    text = text.rstrip()
+    lead = len(text) - len(text.lstrip())
+    start = lead if start is None else max(start, lead)
+    end = len(text) if end is None else min(max(end, start + 1), max(len(text), start + 1))
+    gutter = f"    {number:>3} | "
+    caret = " " * (len(gutter) - 2) + "| " + " " * start + "^" * (end - start)
+    return [_paint(gutter, _FAINT, color) + text, _paint(caret, _RED, color)]
+
+
+def _head(kind: str, message: str, color: bool) -> str:
+    return f"{_paint(f'{kind}:', _RED, color)} {message}"
+
+
+def _paint(text: str, style: str, color: bool) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if color and text else text

@@ -1,0 +1,195 @@
+"""From a source text and options to a running plan: the one way that the cell magic and the command line share."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import keyword
+from collections.abc import Sequence
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from openhcs_jupyter.config import Settings, load_settings
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.magics.errors import CellError, Source
+from openhcs_jupyter.magics.options import RunOptions
+from openhcs_jupyter.magics.places import parse_channels, parse_fields, parse_wells
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.compiler import ExecutionPlan, Selection
+    from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.model import Plate
+    from openhcs_jupyter.pipeline import Step
+    from openhcs_jupyter.repository import Repository
+
+STEPS = "pipeline_steps"
+
+
+def checked_name(name: str, namespace: dict[str, Any]) -> str:
+    """Return `name` if it can be the variable of a run.
+
+    Raises
+    ------
+    UsageError
+        If it is not an identifier, or the name of a function, class or module that the user has.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"{name!r} cannot be the name of a variable", "The run's name comes first: %%openhcs nuclei.")
+    held = namespace.get(name, getattr(builtins, name, None))
+    if callable(held) or type(held).__name__ == "module":
+        kind = "module" if type(held).__name__ == "module" else "function or class"
+        raise UsageError(f"{name!r} is a {kind} already; a run would replace it", "Give the run another name.")
+    return name
+
+
+def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[Step]:
+    """Execute the text that defines a pipeline, and return its steps.
+
+    Parameters
+    ----------
+    source
+        What the user wrote.
+    code
+        The same as Python, with the same line numbers.
+    namespace
+        Where it is executed; keeps what the text defines.
+
+    Raises
+    ------
+    CellError
+        If the text is not valid Python.
+    UsageError
+        If it does not assign a list of steps to ``pipeline_steps``.
+    """
+    try:
+        compiled = compile(code, source.filename, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise CellError(error) from None
+    if not _assigns(compiled, STEPS):
+        raise UsageError(f"{source.name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
+    exec(compiled, namespace)  # noqa: S102
+    return _checked_steps(namespace.get(STEPS))
+
+
+def choose_plate(repository: Repository, options: RunOptions, chosen: int | None = None) -> Plate:
+    """Return the plate that a run takes: the one that is named, else the chosen one, else the only one.
+
+    Raises
+    ------
+    UsageError
+        If none is named or chosen and there is not exactly one.
+    RepositoryError
+        If there is no such plate.
+    """
+    if options.plate is not None:
+        if options.plate.startswith(("{", "$")):
+            raise UsageError(f"--plate {options.plate}: there is no such variable", "Assign it in an earlier cell.")
+        return repository.plate(int(options.plate) if options.plate.isdecimal() else options.plate)
+    if chosen is not None:
+        return repository.plate(chosen)
+    plates = repository.plates()
+    if not plates:
+        raise UsageError("The repository has no plates", "Register one: %openhcs import FOLDER, or connect demo.")
+    if len(plates) > 1:
+        listed = ", ".join(f"{plate.id} ({plate.name})" for plate in plates[:8])
+        raise UsageError("Several plates are there and none is chosen", f"Add --plate ID. There are: {listed}.")
+    return repository.plate(plates[0].id)
+
+
+def selection_of(options: RunOptions, plate: Plate) -> Selection:
+    """Return what the options take of a plate.
+
+    Raises
+    ------
+    UsageError
+        If wells or fields cannot be read or are not there.
+    """
+    from openhcs_jupyter.compiler import Selection
+
+    channels = parse_channels(options.channels) if options.channels else None
+    wells = parse_wells(options.wells, plate) if options.wells else None
+    fields = parse_fields(options.fields) if options.fields else None
+    if options.preview is not None:
+        wells = parse_wells(options.preview, plate)
+        well = plate.well(wells[0])
+        if len(wells) != 1 or well is None:
+            raise UsageError(f"--preview {options.preview}: takes one well", "Choose one, such as --preview A01.")
+        fields = (well.fields[0].number,)
+    return Selection(
+        wells=wells, fields=fields, channels=channels, source=options.source, skip_missing=options.skip_missing
+    )
+
+
+def plan_run(steps: Sequence[Step], source: Source, plate: Plate, options: RunOptions) -> ExecutionPlan:
+    """Compile the steps for a plate on this machine.
+
+    Raises
+    ------
+    CompileError
+        With everything that is wrong.
+    UsageError
+        If the options do not fit the plate.
+    """
+    from openhcs_jupyter.compiler import compile as compile_pipeline
+    from openhcs_jupyter.pipeline import Pipeline
+    from openhcs_jupyter.topology import discover
+
+    settings = load_settings()
+    pipeline = Pipeline(steps, options.name, source.text, source.name)
+    return compile_pipeline(
+        pipeline,
+        plate,
+        discover(),
+        selection_of(options, plate),
+        save=_save(options, settings),
+        workers=options.workers or settings.workers or None,
+        memory_bytes=int(settings.memory_gb * 1e9) or None,
+    )
+
+
+def start(plan: ExecutionPlan, options: RunOptions) -> Run:
+    """Start a plan; returns at once."""
+    from openhcs_jupyter.engine import run
+
+    return run(
+        plan,
+        on_error=options.on_error,
+        resume=options.resume,
+        force=options.force,
+        unit_timeout_s=load_settings().unit_timeout_s or None,
+        options=options.given(),
+    )
+
+
+def standard_names() -> dict[str, Any]:
+    """Return what every pipeline may use without importing it: steps, outputs, decorators, standard functions."""
+    from openhcs_jupyter import functions, pipeline
+
+    words = ("Step", "Pipeline", "Labels", "Table", "Points", "ImageOutput", "image", "measure", "table")
+    names = {word: getattr(pipeline, word) for word in words}
+    return names | {name: getattr(functions, name) for name in functions.__all__}
+
+
+def _save(options: RunOptions, settings: Settings) -> bool:
+    if options.preview is not None:
+        return False
+    return settings.save if options.save is None else options.save
+
+
+def _assigns(code: CodeType, name: str) -> bool:
+    stores = {"STORE_NAME", "STORE_GLOBAL"}
+    return any(step.opname in stores and step.argval == name for step in dis.get_instructions(code))
+
+
+def _checked_steps(steps: object) -> list[Step]:
+    from openhcs_jupyter.pipeline import Step
+
+    if isinstance(steps, Step):
+        raise UsageError(f"{STEPS} is one Step", f"Put it into a list: {STEPS} = [Step(...)]")
+    if not isinstance(steps, list | tuple):
+        raise UsageError(f"{STEPS} is a {type(steps).__name__}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, Step):
+            what = getattr(step, "__name__", None) or type(step).__name__
+            raise UsageError(f"Entry {number} of {STEPS} is {what}, not a Step", "Wrap it: Step(function, {params}).")
+    return list(steps)

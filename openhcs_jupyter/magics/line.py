@@ -1,0 +1,256 @@
+"""``%openhcs``: its sub-commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from openhcs_jupyter.config import Settings, config_file, load_settings, save_setting
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.magics import views
+from openhcs_jupyter.magics.cell import run_source, show
+from openhcs_jupyter.magics.display import display_for, is_watched
+from openhcs_jupyter.magics.errors import Source, long, reported
+from openhcs_jupyter.magics.follow import Pause, follow
+from openhcs_jupyter.magics.options import DEFAULT_NAME, OptionParser, add_run_options, cell_parser, run_options, split
+from openhcs_jupyter.magics.render import Rendered, card, escape, grid
+from openhcs_jupyter.magics.state import State, find_run
+
+WAITING = ("attach", "run")
+"""Sub-commands that wait for a run."""
+
+Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
+
+
+def line_parser() -> OptionParser:
+    """Return the parser of ``%openhcs``; its sub-parsers know their handlers."""
+    parser = OptionParser(prog="%openhcs", description="Plates, runs and settings.", add_help=False, allow_abbrev=False)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=OptionParser)
+
+    def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, add_help=False, allow_abbrev=False, prog=f"%openhcs {name}"
+        )
+        command.set_defaults(handler=handler)
+        return command
+
+    connect = add("connect", _connect, "Join a repository: a folder, demo, or default.")
+    connect.add_argument("uri", nargs="?", metavar="REPOSITORY", help="left out, what the settings say")
+    add("plates", _plates, "List the plates.")
+    plate = add("plate", _plate, "Choose a plate for the cells that follow, and show it.")
+    plate.add_argument("plate", nargs="?", metavar="ID", help="id or name; left out, the chosen one is shown")
+    import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.")
+    import_.add_argument("folder", metavar="FOLDER", help="folder of the plate's images")
+    import_.add_argument("--name", metavar="NAME", help="name of the plate; left out, its files' or folder's")
+    run = add("run", _run_file, "Run the pipeline that a file defines.")
+    run.add_argument("file", metavar="FILE.py", help="assigns pipeline_steps")
+    run.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="variable that holds the run")
+    add_run_options(run)
+    add("runs", _runs, "List the runs of the repository.")
+    for name, handler, text in (
+        ("status", _status, "Show a run: how far it is, or what it left."),
+        ("attach", _attach, "Follow a run until it ends; an interrupt leaves it running."),
+        ("cancel", _cancel, "Stop a run; what is finished is kept."),
+        ("results", _results, "Show what a run made and where it is."),
+        ("plan", _plan, "Show the plan of a run or of the last --dry-run."),
+    ):
+        command = add(name, handler, text)
+        command.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    config = add("config", _config, "Show the settings, or change one.")
+    config.add_argument("setting", nargs="?", metavar="NAME", help="of the setting")
+    config.add_argument("value", nargs="?", metavar="VALUE", help="kept in the user's settings file")
+    add("traceback", _traceback, "Show the long traceback of the last error.")
+    help_ = add("help", _help, "Show the sub-commands, or one of them; 'help cell' is about %%%%openhcs.")
+    help_.add_argument("topic", nargs="?", metavar="COMMAND")
+    return parser
+
+
+def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, OptionParser]:
+    """Return the sub-commands of a parser by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+async def run_line(state: State, line: str, pause: Pause) -> None:
+    """Run one ``%openhcs`` line.
+
+    Parameters
+    ----------
+    state
+        The magics' memory.
+    line
+        What stands behind ``%openhcs``.
+    pause
+        How to wait for a run.
+
+    Raises
+    ------
+    OpenHCSError
+        If a sub-command, plate, run or setting does not exist, or cannot do what is asked.
+    """
+    try:
+        with reported(None):
+            parser = line_parser()
+            words = split(line) or ["help"]
+            if {"-h", "--help"} & set(words[1:]):
+                words = ["help", words[0]]
+            if words[0] in ("-h", "--help"):
+                words = ["help"]
+            arguments = parser.parse_args(words)
+            handler: Handler = arguments.handler
+            await handler(state, arguments, pause)
+    except BaseException as error:
+        if not line.strip().startswith("traceback"):
+            state.error = error
+        raise
+
+
+async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    repository = state.connect(arguments.uri)
+    show(views.plates_view(repository.plates(), repository.uri))
+
+
+async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    show(views.plates_view(state.repository.plates(), state.repository.uri))
+
+
+async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    wanted = arguments.plate if arguments.plate is not None else state.plate
+    if wanted is None:
+        raise UsageError("No plate is chosen", "Choose one: %openhcs plate ID; %openhcs plates lists them.")
+    plate = state.repository.plate(int(wanted) if str(wanted).isdecimal() else wanted)
+    state.plate = plate.id
+    show(views.plate_view(plate))
+
+
+async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.magics.importing import import_shown
+
+    import_shown(state.repository, arguments.folder, arguments.name, live=is_watched(state.shell))
+
+
+async def _run_file(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    options = run_options(arguments)
+    source = read_source(arguments.file)
+    with reported(source, state.namespace):
+        await run_source(state, options, source, source.text, pause)
+
+
+async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.engine import list_runs
+
+    show(views.runs_view(list_runs(state.repository), state.repository.uri))
+
+
+async def _status(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    run = state.run(arguments.run)
+    show(views.run_view(views.view_of(run), state.sources.get(run.id)))
+
+
+async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    run = state.run(arguments.run)
+    source = state.sources.get(run.id) or Source(run.record.source_name, run.record.source, run.record.source_name)
+    with reported(source):
+        await follow(run, display_for(state.shell, source), pause, stop_run=False)
+
+
+async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    run = state.run(arguments.run)
+    if run.status == "running":
+        run.cancel()
+        for _ in range(20):
+            if run.wait(0):
+                break
+            await pause(0.05)
+    show(views.run_view(views.view_of(run), state.sources.get(run.id)))
+
+
+async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    run = state.run(arguments.run)
+    show(views.results_view(run))
+
+
+async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    if arguments.run in state.plans:
+        show(views.plan_view(state.plans[arguments.run]))
+    elif arguments.run is None and state.plans:
+        show(views.plan_view(next(reversed(state.plans.values()))))
+    else:
+        show(views.plan_view(find_run(state.repository, arguments.run).plan))
+
+
+async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    if arguments.value is not None:
+        save_setting(arguments.setting, arguments.value)
+    show(settings_view(arguments.setting))
+
+
+async def _traceback(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    sys.stdout.write(f"{long(state.error)}\n" if state.error else "There was no error.\n")
+
+
+async def _help(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    sys.stdout.write(help_text(arguments.topic))
+
+
+def help_text(topic: str | None) -> str:
+    """Return the help on a sub-command, on the cell magic (``cell``), or on all.
+
+    Raises
+    ------
+    UsageError
+        If there is no such sub-command.
+    """
+    parser = line_parser()
+    if topic is None:
+        return f"{parser.format_help()}\nMore: %openhcs help COMMAND, and %openhcs help cell about %%openhcs cells.\n"
+    if topic in ("cell", "%%openhcs"):
+        return cell_parser().format_help()
+    commands = sub_parsers(parser)
+    if topic not in commands:
+        parser.parse_args([topic])
+    return commands[topic].format_help()
+
+
+def read_source(file: str) -> Source:
+    """Read a file that defines a pipeline.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(
+            f"{file} cannot be read: {reason}", "Name a Python file that assigns pipeline_steps."
+        ) from None
+    return Source(path.name, text, str(path.resolve()))
+
+
+def settings_view(name: str | None) -> Rendered:
+    """Show the settings, or one of them.
+
+    Raises
+    ------
+    UsageError
+        If there is no such setting.
+    """
+    settings, default = load_settings(), Settings()
+    known = Settings.__struct_fields__
+    if name is not None and name not in known:
+        raise UsageError(f"There is no setting {name!r}", f"Settings: {', '.join(known)}.")
+    rows = [
+        (key, repr(getattr(settings, key)), "" if getattr(settings, key) == getattr(default, key) else "changed")
+        for key in ([name] if name else known)
+    ]
+    table = grid(["setting", "value", ""], rows)
+    where = f"Settings; kept in {config_file()}, overridden by OPENHCS_NAME in the environment"
+    return Rendered(f"{where}\n{table.text}", card(escape(where), [table.markup]))

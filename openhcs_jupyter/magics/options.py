@@ -1,0 +1,227 @@
+"""The options of a run, described once for the cell magic, its completion and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+from collections.abc import Iterable
+from typing import Literal, NoReturn
+
+import msgspec
+
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.model import ImageKind
+
+DEFAULT_NAME = "run"
+
+CELL_DESCRIPTION = """Run the pipeline that the cell defines.
+
+The cell is ordinary Python that assigns pipeline_steps, a list of Step. NAME becomes a variable that holds the run:
+NAME.table("cells"), NAME.image("max_projection", well="A01", field=1), NAME.labels("nuclei", well="A01", field=1)."""
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for on the first line of a cell, or on a command line."""
+
+    name: str = DEFAULT_NAME
+    plate: str | None = None
+    """Id or name."""
+    wells: str | None = None
+    fields: str | None = None
+    channels: str | None = None
+    source: ImageKind = "stack"
+    skip_missing: bool = False
+    preview: str | None = None
+    """A well whose first field is run without saving."""
+    dry_run: bool = False
+    save: bool | None = None
+    """None: as the settings say."""
+    on_error: Literal["continue", "stop"] = "continue"
+    workers: int | None = None
+    device: Literal["auto", "cpu"] = "auto"
+    resume: str | None = None
+    """``last`` or a run's id."""
+    force: bool = False
+    background: bool = False
+    quiet: bool = False
+    help: bool = False
+
+    def given(self) -> dict[str, str | int | float | bool | list[str] | None]:
+        """Return what differs from the defaults, for the record of the run."""
+        default = RunOptions()
+        return {
+            name: value
+            for name in self.__struct_fields__
+            if (value := getattr(self, name)) != getattr(default, name) or name == "name"
+        }
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An argument parser that raises `UsageError`, with what was probably meant, and never ends the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UsageError`.
+
+        Parameters
+        ----------
+        message
+            What argparse found amiss.
+        """
+        raise UsageError(_readable(message), self._advice(message))
+
+    def _advice(self, message: str) -> str:
+        command = f"{self.prog} --help" if not self.prog.startswith("%") else _magic_help(self.prog)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            near = nearest(unknown[1].partition("=")[0], option_strings(self))
+            return f"Did you mean {near}? All options: {command}" if near else f"All options: {command}"
+        choice = re.search(r"invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
+        if choice:
+            choices = [word.strip(" '") for word in choice[2].split(",")]
+            near = nearest(choice[1], choices)
+            listed = f"There are: {', '.join(choices)}."
+            return f"Did you mean {near}? {listed}" if near else listed
+        return f"All options: {command}"
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word most like `word`, or None where none is near."""
+    words = list(words)
+    exact = [known for known in words if known.lower() == word.lower()]
+    return next(iter(exact or difflib.get_close_matches(word, words, n=1, cutoff=0.6)), None)
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True) -> None:
+    """Add the options that say what is run and how.
+
+    Parameters
+    ----------
+    parser
+        Takes the options.
+    background
+        Whether the caller lives on while the run goes on.
+    """
+    what = parser.add_argument_group("what is run")
+    what.add_argument("--plate", metavar="ID", help="id or name of the plate; left out, the chosen or only one")
+    what.add_argument("--wells", metavar="WELLS", help="A01,B02  A01:B12 (a block)  row:A  col:01-06; left out, all")
+    what.add_argument("--fields", metavar="FIELDS", help="1,2 or 1-4; left out, all")
+    what.add_argument("--channels", metavar="NAMES", help="names with commas between; left out, all")
+    what.add_argument(
+        "--source", choices=["stack", "projection"], default="stack", help="which of a field's images is read"
+    )
+    what.add_argument("--skip-missing", action="store_true", help="leave out fields that lack a plane")
+    what.add_argument("--preview", metavar="WELL", help="run the first field of this well only; nothing is saved")
+    how = parser.add_argument_group("how it is run")
+    how.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
+    how.add_argument(
+        "--save", action=argparse.BooleanOptionalAction, help="write the results into the repository, or not"
+    )
+    how.add_argument(
+        "--on-error",
+        choices=["continue", "stop"],
+        default="continue",
+        help="what a failing unit means for the others",
+    )
+    how.add_argument("--workers", type=int, metavar="N", help="worker processes; left out, one for each core")
+    how.add_argument("--device", metavar="DEVICE", default="auto", help="cpu or auto")
+    how.add_argument(
+        "--resume", nargs="?", const="last", metavar="RUN", help="go on with an interrupted run, the last one or RUN"
+    )
+    how.add_argument("--force", action="store_true", help="compute everything anew, also what is there already")
+    if background:
+        how.add_argument("--background", action="store_true", help="return at once; %%openhcs status and attach follow")
+    how.add_argument("--quiet", action="store_true", help="show the result only, no progress")
+
+
+def cell_parser() -> OptionParser:
+    """Return the parser of the first line of a ``%%openhcs`` cell."""
+    parser = OptionParser(
+        prog="%%openhcs",
+        description=CELL_DESCRIPTION,
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="variable that holds the run")
+    add_run_options(parser)
+    parser.add_argument("-h", "--help", action="store_true", help="show this help")
+    return parser
+
+
+def parse_cell(line: str) -> RunOptions:
+    """Read the first line of a cell, without ``%%openhcs``.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown or a value does not fit; names it and what was probably meant.
+    """
+    parser = cell_parser()
+    return run_options(parser.parse_intermixed_args(split(line)))
+
+
+def run_options(values: argparse.Namespace) -> RunOptions:
+    """Check the parsed values of `add_run_options`.
+
+    Raises
+    ------
+    UsageError
+        If values do not fit, alone or together.
+    """
+    known = {name: value for name, value in vars(values).items() if name in RunOptions.__struct_fields__}
+    device = str(known.get("device", "auto"))
+    if device not in ("auto", "cpu"):
+        what = "this version computes on CPUs" if re.match(r"(gpu|cuda)", device) else "there is no such device"
+        raise UsageError(f"--device {device}: {what}", "Use --device cpu, or leave --device out.")
+    workers = known.get("workers")
+    if workers is not None and workers < 1:
+        raise UsageError(
+            f"--workers {workers}: a run needs at least one worker", "Leave --workers out to use all cores."
+        )
+    if known.get("preview") and known.get("save"):
+        raise UsageError("--preview and --save exclude each other", "A preview is one field; nothing of it is saved.")
+    if known.get("preview") and (known.get("wells") or known.get("fields")):
+        raise UsageError("--preview chooses the well and field itself", "Leave out --wells and --fields.")
+    if known.get("resume") and known.get("force"):
+        raise UsageError("--resume and --force exclude each other", "--resume keeps what is there, --force does not.")
+    return RunOptions(**known)
+
+
+def split(line: str) -> list[str]:
+    """Split a line into words as a shell does.
+
+    Raises
+    ------
+    UsageError
+        If a quote is left open.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(
+            f"The line cannot be read: {str(error).lower()}: {line.strip()}", "Close the quote."
+        ) from error
+
+
+def option_strings(parser: argparse.ArgumentParser) -> list[str]:
+    """List the long options of a parser."""
+    return [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
+
+
+def option_action(parser: argparse.ArgumentParser, text: str) -> argparse.Action | None:
+    """Return the action of an option as it is written, or None."""
+    return next((action for action in parser._actions if text in action.option_strings), None)
+
+
+def _readable(message: str) -> str:
+    message = re.sub(r"^argument (\S+): ", r"\1: ", message)
+    message = re.sub(r"invalid choice: '?([^' ]*)'? \(choose from .*\)", r"there is no choice '\1'", message)
+    message = re.sub(r"invalid int value: ('[^']*')", r"\1 is not a whole number", message)
+    message = message.replace("expected one argument", "a value is missing")
+    return re.sub(r"unrecognized arguments: (\S+).*", r"There is no option \1", message)
+
+
+def _magic_help(prog: str) -> str:
+    return "%openhcs help cell" if prog.startswith("%%") else f"%openhcs help {prog.partition(' ')[2]}".rstrip()

@@ -1,0 +1,123 @@
+"""What the magics of one kernel remember: the repository, the chosen plate, the runs, the last error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openhcs_jupyter.config import load_settings
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.magics.options import nearest
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from openhcs_jupyter.compiler import ExecutionPlan
+    from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.magics.errors import Source
+    from openhcs_jupyter.repository import Repository
+
+
+class State:
+    """The memory of the magics.
+
+    Parameters
+    ----------
+    shell
+        The IPython shell that they serve.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.shell = shell
+        self.plate: int | None = None
+        """Id of the plate that cells take when they name none."""
+        self.runs: dict[str, Run] = {}
+        """By variable."""
+        self.plans: dict[str, ExecutionPlan] = {}
+        """The last plan by variable."""
+        self.sources: dict[str, Source] = {}
+        """By the run's id."""
+        self.error: BaseException | None = None
+        """What a magic raised last."""
+        self._repository: Repository | None = None
+
+    @property
+    def repository(self) -> Repository:
+        """The repository that is connected; joined when it is first needed."""
+        if self._repository is None:
+            self.connect(None)
+            assert self._repository is not None
+        return self._repository
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The user's variables."""
+        namespace: dict[str, Any] = self.shell.user_ns
+        return namespace
+
+    def connect(self, uri: str | None) -> Repository:
+        """Join a repository and leave the one before.
+
+        Parameters
+        ----------
+        uri
+            As `openhcs_jupyter.repository.connect` takes it; None is what the settings say.
+        """
+        from openhcs_jupyter.repository import connect
+
+        repository = connect(uri or load_settings().repository)
+        if self._repository is not None:
+            self._repository.close()
+        self._repository, self.plate = repository, None
+        return repository
+
+    def keep(self, name: str, run: Run, source: Source) -> None:
+        """Remember a run and put it into the user's variable."""
+        self.runs[name] = run
+        self.sources[run.id] = source
+        self.namespace[name] = run
+
+    def run(self, name: str | None) -> Run:
+        """Return a run by its variable, its name or its id; None is the last one.
+
+        Raises
+        ------
+        UsageError
+            If there is no such run.
+        """
+        if name is None and self.runs:
+            return next(reversed(self.runs.values()))
+        if name in self.runs:
+            return self.runs[name]
+        for run in self.runs.values():
+            if run.id == name:
+                return run
+        return find_run(self.repository, name)
+
+    def run_names(self) -> list[str]:
+        """List what `run` takes: variables, then ids from the store, the newest first."""
+        from openhcs_jupyter.engine import list_runs
+
+        return [*self.runs, *(run.id for run in reversed(list_runs(self.repository)))]
+
+
+def find_run(repository: Repository, name: str | None) -> Run:
+    """Load a run from the store by its id or name; None is the last one.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run; names what there is.
+    """
+    from openhcs_jupyter.engine import list_runs, load_run
+
+    runs = sorted(list_runs(repository), key=lambda run: run.started)
+    if not runs:
+        raise UsageError(f"There are no runs in {repository.uri}", "A %%openhcs cell makes one.")
+    if name is None:
+        return load_run(repository, runs[-1].id)
+    found = [run for run in runs if name in (run.id, run.name)]
+    if not found:
+        near = nearest(name, [word for run in runs for word in (run.name, run.id)])
+        meant = f"Did you mean {near}? " if near else ""
+        raise UsageError(f"There is no run {name!r}", f"{meant}The last is {runs[-1].id}; %openhcs runs lists all.")
+    return load_run(repository, found[-1].id)
