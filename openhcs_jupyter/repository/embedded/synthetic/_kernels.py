@@ -1,0 +1,100 @@
+"""Loops over pixels that draw synthetic planes, compiled by numba; imported only when a plate is made.
+
+Nothing but additions, products, quotients and square roots, in a fixed order: the pixels are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+_PLANE = types.Array(types.float32, 2, "C")
+_LABELS = types.Array(types.int32, 2, "C")
+_PIXELS = types.Array(types.uint16, 2, "C")
+_CELLS = types.Array(types.float64, 2, "C", readonly=True)
+_SHADE = types.Array(types.float32, 2, "C", readonly=True)
+_POOL = types.Array(types.float32, 1, "C", readonly=True)
+_STARTS = types.Array(types.int64, 1, "C", readonly=True)
+
+
+@njit(types.void(_PLANE, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
+    """Draw ellipses with soft outlines onto a plane that starts at (`first_y`, `first_x`) of a mosaic.
+
+    `cells` has the columns centre y and x in the mosaic, half axes, sine and cosine of the long axis's angle to the
+    x axis, intensity, and half the width of the outline, in pixels. On the true outline the intensity is half. Where
+    ellipses overlap the brighter one stays.
+    """
+    height, width = plane.shape
+    for i in range(cells.shape[0]):
+        cy, cx, a, b, sine, cosine, value, blur = cells[i]
+        mean = np.sqrt(a * b)
+        reach_u = a * (1.0 + blur / mean)
+        reach_v = b * (1.0 + blur / mean)
+        reach_y = np.sqrt((reach_u * sine) ** 2 + (reach_v * cosine) ** 2)
+        reach_x = np.sqrt((reach_u * cosine) ** 2 + (reach_v * sine) ** 2)
+        top, bottom = max(first_y, int(np.ceil(cy - reach_y))), min(first_y + height - 1, int(np.floor(cy + reach_y)))
+        left, right = max(first_x, int(np.ceil(cx - reach_x))), min(first_x + width - 1, int(np.floor(cx + reach_x)))
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                u = ((x - cx) * cosine + (y - cy) * sine) / a
+                v = ((y - cy) * cosine - (x - cx) * sine) / b
+                depth = (1.0 - np.sqrt(u * u + v * v)) * mean
+                if depth <= -blur:
+                    continue
+                part = min(1.0, (depth + blur) / (2.0 * blur))
+                light = np.float32(value * part * part * (3.0 - 2.0 * part))
+                at_y, at_x = y - first_y, x - first_x
+                plane[at_y, at_x] = max(plane[at_y, at_x], light)
+
+
+@njit(types.void(_LABELS, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def outline(labels: Any, cells: Any, first_y: int, first_x: int) -> None:
+    """Mark the pixels whose centres lie in an ellipse by its number; where two overlap, by the one deeper there.
+
+    `cells` has the columns of `draw` up to the cosine, then the number.
+    """
+    height, width = labels.shape
+    nearest = np.full((height, width), 2.0, dtype=np.float32)
+    for i in range(cells.shape[0]):
+        cy, cx, a, b, sine, cosine, number = cells[i]
+        reach_y = np.sqrt((a * sine) ** 2 + (b * cosine) ** 2)
+        reach_x = np.sqrt((a * cosine) ** 2 + (b * sine) ** 2)
+        top, bottom = max(first_y, int(np.ceil(cy - reach_y))), min(first_y + height - 1, int(np.floor(cy + reach_y)))
+        left, right = max(first_x, int(np.ceil(cx - reach_x))), min(first_x + width - 1, int(np.floor(cx + reach_x)))
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                u = ((x - cx) * cosine + (y - cy) * sine) / a
+                v = ((y - cy) * cosine - (x - cx) * sine) / b
+                distance = np.float32(u * u + v * v)
+                at_y, at_x = y - first_y, x - first_x
+                if distance <= 1.0 and distance < nearest[at_y, at_x]:
+                    nearest[at_y, at_x] = distance
+                    labels[at_y, at_x] = np.int32(number)
+
+
+@njit(  # type: ignore[untyped-decorator]
+    types.void(_PLANE, _SHADE, _POOL, _STARTS, types.float32, types.float32, types.float32, types.float32, _PIXELS),
+    cache=True,
+    nogil=True,
+)
+def expose(
+    signal: Any, shade: Any, pool: Any, starts: Any, background: Any, gain: Any, read: Any, offset: Any, pixels: Any
+) -> None:
+    """Turn light into camera counts: shading, shot noise, read noise, offset.
+
+    Each row takes its noise from the pool of standard normal numbers, from its own start on.
+    """
+    height, width = signal.shape
+    read_variance = read * read
+    for y in range(height):
+        noise = pool[starts[y] : starts[y] + width]
+        light = signal[y]
+        shading = shade[y]
+        row = pixels[y]
+        for x in range(width):
+            counts = (light[x] + background) * shading[x]
+            counts += np.sqrt(counts * gain + read_variance) * noise[x] + offset + np.float32(0.5)
+            row[x] = np.uint16(min(max(counts, np.float32(0)), np.float32(65535)))
