@@ -70,7 +70,7 @@ def _make_demo(plate: Path, progress: Callable[[int, int], None] | None) -> None
     from openhcs_jupyter.repository.embedded import synthetic
 
     # Written beside its place and moved, so that a half-made plate is never taken for the demo.
-    partial = plate.with_name(f".demo-{os.getpid()}")
+    partial = plate.parent / f".partial-{os.getpid()}" / plate.name
     try:
         synthetic.write_plate(partial, synthetic.DEMO, progress=progress)
         partial.rename(plate)
@@ -78,4 +78,4 @@ def _make_demo(plate: Path, progress: Callable[[int, int], None] | None) -> None
         if not plate.exists():
             raise RepositoryError(f"The demo's plate cannot be written: {error}.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial.parent, ignore_errors=True)

@@ -104,7 +104,7 @@ class Catalogue:
         self._path = folder / FILE_NAME
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._opened: WeakSet[_Connection] = WeakSet()
+        self._opened: WeakSet[_Own] = WeakSet()
         self._closed = False
         try:
             (version,) = self.connection().execute("PRAGMA user_version").fetchone()
@@ -123,16 +123,18 @@ class Catalogue:
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
-        own: _Connection | None = getattr(self._local, "own", None)
+        own: _Own | None = getattr(self._local, "own", None)
         if own is not None and own.pid == os.getpid():
-            return own
+            return own.connection
+        if own is not None:
+            # SQLite must not close in a child what the parent opened.
+            _INHERITED.append(own)
         if self._closed:
             raise RepositoryError(f"The repository at {self._path.parent} was closed.", "Connect to it again.")
-        connection = _connect(self._path)
-        self._local.own = connection
+        self._local.own = own = _Own(self._path)
         with self._lock:
-            self._opened.add(connection)
-        return connection
+            self._opened.add(own)
+        return own.connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -140,17 +142,16 @@ class Catalogue:
         connection = self.connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise RepositoryError(
-                f"{self._path} cannot be written: {error}",
-                "Its folder must be writable; another process may hold it for long.",
+                f"{self._path} cannot be written: {error}.",
+                "Its folder must be writable, its disk must have space, and no other process may hold it for a minute.",
             ) from error
-        try:
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -158,21 +159,26 @@ class Catalogue:
         with self._lock:
             opened = list(self._opened)
             self._opened.clear()
-        for connection in opened:
-            # A connection that was made before a fork belongs to the parent.
-            if connection.pid == os.getpid():
-                connection.close()
+        for own in opened:
+            own.close()
         self._local = threading.local()
 
 
-class _Connection(sqlite3.Connection):
-    """A connection that knows its process, and is closed when its thread ends."""
+class _Own:
+    """A thread's connection, closed when the thread ends: the connection itself lives in a reference cycle."""
 
-    pid = 0
+    def __init__(self, path: Path) -> None:
+        self.pid = os.getpid()
+        self.connection = _connect(path)
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         if self.pid == os.getpid():
-            self.close()
+            self.connection.close()
+
+    __del__ = close
+
+
+_INHERITED: list[_Own] = []
 
 
 def exists(folder: Path) -> bool:
@@ -201,12 +207,8 @@ def create(folder: Path) -> None:
     partial.unlink()
 
 
-def _connect(path: Path) -> _Connection:
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, factory=_Connection
-    )
-    connection.pid = os.getpid()
-    return connection
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
 
 
 def _on_network(folder: Path) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,7 @@ from openhcs_jupyter.repository.embedded.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from openhcs_jupyter.repository.embedded.formats.base import Progress
+    from openhcs_jupyter.repository.embedded.pixels import PlaneTable
 
 _SUMMARY = """
 SELECT id, name, wells, fields, planes, bytes, format, imported, source, problems,
@@ -49,7 +51,7 @@ class EmbeddedRepository(Repository):
         self.folder = self.folder.resolve()
         self.uri = str(self.folder)
         self.catalogue = Catalogue(self.folder)
-        self._tables: Any = None
+        self._decoder: msgspec.msgpack.Decoder[PlaneTable] | None = None
 
     @property
     def runs_folder(self) -> Path:
@@ -135,8 +137,8 @@ class EmbeddedRepository(Repository):
         """Open an image for reading: one query, and a look at each file's size and date."""
         from openhcs_jupyter.repository.embedded.pixels import FilePixels, PlaneTable
 
-        if self._tables is None:
-            self._tables = msgspec.msgpack.Decoder(PlaneTable)
+        if self._decoder is None:
+            self._decoder = msgspec.msgpack.Decoder(PlaneTable)
         row = self.catalogue.connection().execute(_IMAGE, (image.id,)).fetchone()
         if row is None:
             raise RepositoryError(f"The repository {self.uri} has no image {image.id}.", "Load its plate again.")
@@ -144,7 +146,7 @@ class EmbeddedRepository(Repository):
         name = f"{plate} {well_name(well_row, well_column)} field {number} ({kind})"
         if version != image.version:
             raise RepositoryError(f"{name} was imported again since the plate was loaded.", "Load the plate again.")
-        return FilePixels(root, image.layout, self._tables.decode(packed), name)
+        return FilePixels(root, image.layout, self._decoder.decode(packed), name)
 
     def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results, which will lie in ``results/<run id>``."""
@@ -198,8 +200,9 @@ def _prepare(folder: Path) -> None:
         _catalogue.create(folder)
     except FileExistsError as error:
         raise RepositoryError(f"{folder} is a file.", "Name a folder.") from error
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise RepositoryError(
-            f"A repository cannot be made in {folder}: {error.strerror or error}.",
+            f"A repository cannot be made in {folder}: {why}.",
             "Name a folder that you may write to.",
         ) from error

@@ -107,8 +107,8 @@ class ImageXpress(Reader):
     def read(self, folder: Path, progress: Progress | None = None) -> FoundPlate:
         """Read the plate in, above or below `folder`."""
         unknown: list[str] = []
-        images = list(_walk(_start(folder), unknown))
-        root, images, problems = _one_plate(_start(folder), images)
+        start = _start(folder)
+        root, images, problems = _one_plate(start, list(_walk(start, unknown)))
         if unknown:
             shown = ", ".join(sorted(unknown)[:_UNKNOWN_SHOWN]) + (", ..." if len(unknown) > _UNKNOWN_SHOWN else "")
             problems.append(f"{len(unknown)} TIFF file(s) are not named like images and were left out: {shown}")
@@ -173,6 +173,7 @@ def _start(folder: Path) -> Path:
 def _walk(folder: Path, unknown: list[str] | None = None) -> Iterator[_Image]:
     """Find the image files below `folder`, and gather the names of TIFF files that are no images in `unknown`."""
     waiting: list[tuple[str, str, tuple[tuple[str, int], ...]]] = [(str(folder), str(folder), ())]
+    linked: set[str] = set()
     while waiting:
         here, base, levels = waiting.pop()
         with os.scandir(here) as entries:
@@ -181,6 +182,11 @@ def _walk(folder: Path, unknown: list[str] | None = None) -> Iterator[_Image]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
+                if entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if real in linked or folder.is_relative_to(real):
+                        continue
+                    linked.add(real)
                 if level := _LEVEL.match(entry.name):
                     waiting.append((entry.path, base, (*levels, (level[1].lower(), int(level[2])))))
                 else:

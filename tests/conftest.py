@@ -1,0 +1,38 @@
+"""Fixtures that tests of all rooms share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from tests.plates import MadePlate, write_plate
+
+
+@pytest.fixture
+def make_plate(tmp_path: Path) -> Callable[..., MadePlate]:
+    """Return a function that writes a small plate: ``make_plate(folder=..., wells=("A01",), fields=1, z=3, ...)``."""
+
+    def make(folder: Path | None = None, **how: object) -> MadePlate:
+        return write_plate(folder or tmp_path / "plate", **how)
+
+    return make
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[EmbeddedRepository]:
+    """Return an empty embedded repository."""
+    with EmbeddedRepository(tmp_path / "repository") as repository:
+        yield repository
+
+
+@pytest.fixture(scope="session")
+def real_plates() -> Path:
+    """Return the folder with real acquisitions, ``imagexpress/`` and ``cv8000/``."""
+    folder = os.environ.get("OPENHCS_TEST_PLATES")
+    if not folder:
+        pytest.skip("OPENHCS_TEST_PLATES does not name a folder with real plates")
+    return Path(folder)
