@@ -1,0 +1,56 @@
+"""The notebooks that users start from run as a batch does: nbconvert, the installed kernelspec, a fresh repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+_NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+_QUICKSTART = _NOTEBOOKS / "01_quickstart.ipynb"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A user's environment with the kernelspec installed and nothing else: no repository, no settings."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **os.environ,
+        "OPENHCS_DATA_DIR": str(home / "data"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "jupyter"),
+        "JUPYTER_PATH": str(home / "prefix" / "share" / "jupyter"),
+    }
+    command = [sys.executable, "-m", "openhcs_jupyter.cli", "install", "--prefix", str(home / "prefix")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return environment
+
+
+def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute"]
+    command += ["--ExecutePreprocessor.kernel_name=openhcs", "--output-dir", str(tmp_path), str(_QUICKSTART)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "01_quickstart.html").read_text()
+    assert html.count("data:image/png;base64,") >= 2
+    match = re.search(r"Results: (\S+)", html)
+    assert match is not None
+    results = Path(match[1])
+    assert results.is_relative_to(environment["OPENHCS_DATA_DIR"])
+    assert {"tables", "provenance.json", "results.json"} <= {path.name for path in results.iterdir()}
+    assert {path.stem for path in (results / "tables").iterdir()} == {"nuclei", "wells"}
+
+
+@pytest.mark.parametrize("path", sorted(_NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs_and_names_our_kernel(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "openhcs"
+    assert notebook.metadata.kernelspec.display_name == "OpenHCS"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert not [cell for cell in code if cell.outputs or cell.execution_count]
