@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+_RADII = types.Array(types.float64, 1, "C", readonly=True)
+_CENTRES = types.Array(types.float64, 2, "C")
 _PLANE = types.Array(types.float32, 2, "C")
 _LABELS = types.Array(types.int32, 2, "C")
 _PIXELS = types.Array(types.uint16, 2, "C")
@@ -17,6 +19,52 @@ _CELLS = types.Array(types.float64, 2, "C", readonly=True)
 _SHADE = types.Array(types.float32, 2, "C", readonly=True)
 _POOL = types.Array(types.float32, 1, "C", readonly=True)
 _STARTS = types.Array(types.int64, 1, "C", readonly=True)
+
+
+@njit(types.float64(types.uint64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _uniform(state: Any) -> Any:
+    """Turn a number of a sequence into one between 0 and 1, by the mixing function of SplitMix64."""
+    mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return float(mixed >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(  # type: ignore[untyped-decorator]
+    types.void(_RADII, types.float64, types.float64, types.uint64, _CENTRES), cache=True, nogil=True
+)
+def scatter(radii: Any, height: Any, width: Any, seed: Any, centres: Any) -> None:
+    """Scatter disks at random, one after the other, so that none overlap and all lie inside."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    count = radii.shape[0]
+    side = 1.0
+    for i in range(count):
+        side = max(side, 2.0 * radii[i])
+    rows, columns = int(height / side) + 1, int(width / side) + 1
+    # Disks by the square that their centre lies in; overlapping ones are no further than the next square.
+    head = np.full((rows, columns), -1, dtype=np.int64)
+    following = np.full(count, -1, dtype=np.int64)
+    state = seed
+    for i in range(count):
+        radius = radii[i]
+        free = False
+        while not free:
+            state += golden
+            y = radius + _uniform(state) * (height - 1.0 - 2.0 * radius)
+            state += golden
+            x = radius + _uniform(state) * (width - 1.0 - 2.0 * radius)
+            row, column = int(y / side), int(x / side)
+            free = True
+            for near_row in range(max(0, row - 1), min(rows, row + 2)):
+                for near_column in range(max(0, column - 1), min(columns, column + 2)):
+                    j = head[near_row, near_column]
+                    while j >= 0 and free:
+                        distance = (centres[j, 0] - y) ** 2 + (centres[j, 1] - x) ** 2
+                        free = distance >= (radius + radii[j]) ** 2
+                        j = following[j]
+        centres[i, 0], centres[i, 1] = y, x
+        following[i] = head[row, column]
+        head[row, column] = i
 
 
 @njit(types.void(_PLANE, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]

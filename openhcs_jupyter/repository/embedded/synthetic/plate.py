@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import well_name
@@ -14,7 +14,13 @@ CYTOPLASM = 1.5
 """Axes of a cell over those of its nucleus."""
 GAP = 4.0
 """Least distance of two cells that do not touch, in pixels."""
+STRETCH = 1.3
+"""Long axis of the most oblong nucleus over that of a disk of its area."""
+LARGEST_NUCLEUS = 1.1 * STRETCH
+"""Long half axis of the largest nucleus over the plate's mean half axis."""
 _LARGEST = (16, 24)
+_DENSEST = 0.4
+"""Part of a well that cells with the gaps around them may cover: scattering disks at random jams at 0.55."""
 
 
 class SyntheticPlate(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +46,7 @@ class SyntheticPlate(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 1080
     """Height and width of a field in pixels."""
     slices: int = 3
-    cells_per_field: int = 100
+    cells_per_field: int = 200
     """In the mean over a well's mosaic."""
     touching: float = 0.1
     """Part of the cells whose nuclei touch another's."""
@@ -84,13 +90,35 @@ class SyntheticPlate(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"synthetic plate: the name {self.name!r} must be of letters, digits, spaces, - and .")
         if self.highest_dose_um < self.lowest_dose_um:
             raise UsageError("synthetic plate: highest_dose_um is below lowest_dose_um")
-        places = cluster_places(self)
-        if len(places) < count_clusters(self)[0]:
-            fit = int(len(places) / count_clusters(self)[0] * self.cells_per_field)
+        self._check_density()
+
+    def _check_density(self) -> None:
+        """Refuse cells that lie too close to be scattered without touching."""
+        # The largest cell that can occur, and the largest pair.
+        nucleus = self.nucleus_px * LARGEST_NUCLEUS
+        single, pair = nucleus * CYTOPLASM + GAP / 2, nucleus * (1 + CYTOPLASM) + GAP / 2
+        clusters, cells = self.counts
+        pairs = cells - clusters
+        height, width = self.mosaic
+        covered = math.pi * ((clusters - pairs) * single**2 + pairs * pair**2) / (height * width)
+        if covered > _DENSEST:
+            fit = int(self.cells_per_field * _DENSEST / covered)
             raise UsageError(
                 f"synthetic plate: {self.cells_per_field} cells do not fit into a field of {self.size} pixels",
                 f"Take at most {fit} cells, smaller nuclei (nucleus_px) or larger fields.",
             )
+        if cells and min(height, width) < 4 * pair:
+            raise UsageError(
+                f"synthetic plate: fields of {self.size} pixels are too small for nuclei of {self.nucleus_px:g} pixels",
+                "Take smaller nuclei (nucleus_px) or larger fields.",
+            )
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many single cells and pairs a well has together, and how many cells."""
+        height, width = self.mosaic
+        cells = round(self.cells_per_field * height * width / self.size**2)
+        return cells - round(cells * self.touching / 2), cells
 
     @property
     def overlap_px(self) -> int:
@@ -172,27 +200,5 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def count_clusters(spec: SyntheticPlate) -> tuple[int, int]:
-    """Return how many single cells and pairs a well has together, and how many cells."""
-    height, width = spec.mosaic
-    cells = round(spec.cells_per_field * height * width / spec.size**2)
-    return cells - round(cells * spec.touching / 2), cells
-
-
-def pitch_px(spec: SyntheticPlate) -> float:
-    """Return the side of the squares of which each holds a cell, a pair or nothing."""
-    # The largest pair, end to end, at any angle: two nuclei and the rims of the cells around them.
-    largest = spec.nucleus_px * 1.25
-    return 2 * largest * (1 + CYTOPLASM) + GAP
-
-
-def cluster_places(spec: SyntheticPlate) -> NDArray[np.float64]:
-    """Return the middles ``(y, x)`` of the squares of the mosaic, of which each holds a cell, a pair or nothing."""
-    pitch = pitch_px(spec)
-    counts = [int(side // pitch) for side in spec.mosaic]
-    axes = [(np.arange(n) + 0.5) * (side / n if n else 1) for n, side in zip(counts, spec.mosaic, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-DEMO = SyntheticPlate(name="Demo", size=540, cells_per_field=40)
+DEMO = SyntheticPlate(name="Demo", size=540, cells_per_field=60)
 """12 wells x 4 fields x 2 channels x 3 slices of 540 x 540 pixels: 168 MB."""

@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import parse_well, well_name
-from openhcs_jupyter.repository.embedded.synthetic.plate import (
-    CHANNELS,
-    CYTOPLASM,
-    GAP,
-    SyntheticPlate,
-    cluster_places,
-    count_clusters,
-    pitch_px,
-)
+from openhcs_jupyter.repository.embedded.synthetic.plate import CHANNELS, CYTOPLASM, GAP, STRETCH, SyntheticPlate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +95,7 @@ def true_wells(spec: SyntheticPlate) -> pd.DataFrame:
             "column": [column + 1 for _, column in places],
             "dose_um": doses,
             "response": [spec.response(dose) for dose in doses],
-            "cells": count_clusters(spec)[1],
+            "cells": spec.counts[1],
             "ec50_um": spec.ec50_um,
             "hill": spec.hill,
         }
@@ -218,35 +210,36 @@ def _reach(cells: Cells, scale: float) -> tuple[NDArray[np.float64], NDArray[np.
 @lru_cache(maxsize=8)
 def cells_of(spec: SyntheticPlate, well: str) -> Cells:
     """Make the cells of a well."""
+    from openhcs_jupyter.repository.embedded.synthetic import _kernels as kernels
+
     row, column = parse_well(well)
     if row >= spec.rows or column >= spec.columns:
         raise UsageError(f"synthetic plate: there is no well {well}; it reaches to {spec.wells[-1]}")
     rng = np.random.default_rng([spec.seed, 1, row, column])
-    clusters, count = count_clusters(spec)
+    clusters, count = spec.counts
     pairs = count - clusters
-    first = np.arange(count) < clusters
-    partner = np.arange(count)
-    partner[clusters:] = np.arange(pairs)
-    places = cluster_places(spec)
-    place = rng.permutation(len(places))[:clusters][partner]
+    # The first clusters are pairs; their second cells follow after all clusters.
+    cluster = np.append(np.arange(clusters), np.arange(pairs))
+    touching = cluster < pairs
     mean = spec.nucleus_px * rng.uniform(0.85, 1.1, count)
-    stretch = rng.uniform(1.0, 1.13, count)
+    stretch = rng.uniform(1.0, STRETCH, count)
     major, minor = mean * stretch, mean / stretch
     angle = rng.uniform(0, np.pi, count)
-    touching = (partner < pairs) & (pairs > 0)
-    # The nuclei of a pair lie to both sides of their square's middle, along one direction, and just touch.
-    direction = rng.uniform(0, np.pi, count)[partner]
+    # The nuclei of a pair lie to both sides of its middle, along one direction, and just touch.
+    direction = rng.uniform(0, np.pi, clusters)[cluster]
     radius = major * minor / np.hypot(minor * np.cos(angle - direction), major * np.sin(angle - direction))
-    shift = np.where(touching, 0.98 * radius, 0.0) * np.where(first, 1, -1)
-    free = (pitch_px(spec) - GAP) / 2 - np.where(touching, (1 + CYTOPLASM), CYTOPLASM) * spec.nucleus_px * 1.25
-    jitter = rng.uniform(-1, 1, (count, 2))[partner] * free[:, None]
-    middle = places[place] + jitter
+    shift = np.where(touching, 0.98 * radius, 0.0)
+    reach = np.zeros(clusters)
+    np.maximum.at(reach, cluster, shift + CYTOPLASM * major + GAP / 2)
+    middle = np.empty((clusters, 2))
+    kernels.scatter(reach, *map(float, spec.mosaic), rng.integers(0, 2**63), middle)
+    side = np.where(np.arange(count) < clusters, shift, -shift)
     response = spec.response(spec.dose_um(column))
     dapi, gfp = np.exp(spec.variation * rng.standard_normal((2, count)))
     centred = np.exp(-(spec.variation**2) / 2)
     return Cells(
-        y=middle[:, 0] + shift * np.sin(direction),
-        x=middle[:, 1] + shift * np.cos(direction),
+        y=middle[cluster, 0] + side * np.sin(direction),
+        x=middle[cluster, 1] + side * np.cos(direction),
         major=major,
         minor=minor,
         angle=angle,
