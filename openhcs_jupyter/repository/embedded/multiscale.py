@@ -5,9 +5,13 @@ reads what stands here but does not write it: a group or an array costs it some 
 every worker process.
 """
 
+# Paths are text where files and folders are made by the thousand: a Path costs as much as the call.
+# ruff: noqa: PTH102, PTH123
+
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +42,7 @@ _AREA_TYPES = frozenset({"uint8", "uint16", "int16", "float32", "float64"})
 
 
 class _Level(NamedTuple):
-    folder: Path
+    folder: str
     shape: tuple[int, int]
     chunk: tuple[int, int]
 
@@ -145,14 +149,14 @@ def write_multiscale(folder: Path, array: NDArray[np.generic], labels: bool) -> 
     return [] if labels else [_window(np.concatenate(sample), dtype) for sample in samples]
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path | str, value: object) -> None:
     """Write a value as JSON."""
     write_bytes(path, msgspec.json.encode(value))
 
 
 def write_bytes(path: Path | str, content: bytes | bytearray) -> None:
-    """Write a file that is not there."""
-    with open(path, "xb") as file:  # noqa: PTH123 - a Path costs as much as the write
+    """Write a whole file."""
+    with open(path, "wb") as file:
         file.write(content)
 
 
@@ -169,10 +173,10 @@ def _make_levels(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any], shu
     write_bytes(folder / ".zgroup", GROUP)
     levels = []
     for number, plane in enumerate(pyramid_shapes(shape[3], shape[4])):
-        level = _Level(folder / str(number), plane, (min(plane[0], _CHUNK), min(plane[1], _CHUNK)))
-        level.folder.mkdir()
+        level = _Level(f"{folder}/{number}", plane, (min(plane[0], _CHUNK), min(plane[1], _CHUNK)))
+        os.mkdir(level.folder)
         write_json(
-            level.folder / ".zarray",
+            f"{level.folder}/.zarray",
             {
                 "zarr_format": 2,
                 "shape": [*shape[:3], *plane],
@@ -186,18 +190,19 @@ def _make_levels(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any], shu
             },
         )
         for t in range(shape[0]):
+            os.mkdir(f"{level.folder}/{t}")
             for c in range(shape[1]):
-                (level.folder / f"{t}/{c}").mkdir(parents=True)
+                os.mkdir(f"{level.folder}/{t}/{c}")
         levels.append(level)
     return levels
 
 
 def _write_plane(level: _Level, key: str, plane: NDArray[np.generic], shuffle: int) -> None:
-    folder = level.folder / key
-    folder.mkdir()
+    folder = f"{level.folder}/{key}"
+    os.mkdir(folder)
     for row, column, chunk in _chunks(plane, level.chunk):
         if column == 0:
-            (folder / str(row)).mkdir()
+            os.mkdir(f"{folder}/{row}")
         content = imagecodecs.blosc_encode(
             cast("Any", chunk), level=_CLEVEL, compressor="lz4", shuffle=shuffle, typesize=chunk.itemsize, numthreads=1
         )

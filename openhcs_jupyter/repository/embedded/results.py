@@ -43,6 +43,7 @@ from openhcs_jupyter.repository.embedded.layout import (
     folders,
     group_of,
     plates_of,
+    row_name,
     well_path,
 )
 from openhcs_jupyter.repository.embedded.multiscale import (
@@ -229,7 +230,7 @@ class OmeZarrWriter(ResultWriter):
             for plate in dict.fromkeys(result.path for result in pixels):
                 self._describe_plate(task, plate, [result for result in pixels if result.path == plate])
             for name, content in documents.items():
-                _replace(self._partial / name, content)
+                write_bytes(self._partial / name, content)
             index = Results(
                 run_id=self._record.id,
                 run_name=self._record.name,
@@ -356,14 +357,14 @@ class OmeZarrWriter(ResultWriter):
             for well, field in result.fields:
                 by_well.setdefault(well, set()).add(field)
         folder = self._partial / plate
+        for row in {row_name(parse_well(well)[0]) for well in by_well}:
+            write_bytes(folder / row / ".zgroup", GROUP)
         for well, fields in by_well.items():
             group = folder / well_path(well)
-            _replace(group.parent / ".zgroup", GROUP)
-            _replace(group / ".zgroup", GROUP)
-            _replace(group / ".zattrs", msgspec.json.encode(well_metadata(fields)))
-        description = plate_metadata(self._record.plate_name, task.rows, task.columns, by_well)
-        _replace(folder / ".zgroup", GROUP)
-        _replace(folder / ".zattrs", msgspec.json.encode(description))
+            write_bytes(group / ".zgroup", GROUP)
+            write_json(group / ".zattrs", well_metadata(fields))
+        write_bytes(folder / ".zgroup", GROUP)
+        write_json(folder / ".zattrs", plate_metadata(self._record.plate_name, task.rows, task.columns, by_well))
 
     def _tables(self, task: _Task) -> Iterator[TableResult]:
         for spec in task.results:
@@ -418,9 +419,8 @@ class OmeZarrWriter(ResultWriter):
 
 
 def _replace(path: Path, content: bytes) -> None:
-    # Never into a file that is there: it may be half written, or linked from published results.
+    # Whoever finds the file finds it whole.
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
     write_bytes(partial, content)
     partial.replace(path)
 
