@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 import dataclasses
 import datetime as dt
 import decimal
-import dis
 import enum
 import fractions
 import functools
@@ -21,31 +19,28 @@ import platform
 import re
 import struct
 import sys
-import sysconfig
 import types
 import typing
 import uuid
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.pipeline._bytecode import Reference, read
+from openhcs_jupyter.pipeline._packages import OWN, distribution, module_dict, own_module, place_of
 from openhcs_jupyter.pipeline.contracts import ATTRIBUTE, Contract
 
 _SIZE = 16
-_OWN = __name__.partition(".")[0]
-_FUNCTIONS = f"{_OWN}.functions"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _HINT = (
     "Hand over what it is made from as a parameter of the step (numbers, text, arrays, a file's path), "
     "or load it inside the function."
 )
-
-_Place = Literal["stdlib", "installed", "own", "user"]
 
 
 class FingerprintError(OpenHCSError):
@@ -160,244 +155,17 @@ def package_versions(functions: Iterable[object]) -> dict[str, str]:
         with walk.at("the function"):
             walk.value(function)
         packages |= walk.packages
-    found = {_distribution(package) for package in packages}
+    found = {distribution(package) for package in packages}
     return {"python": platform.python_version(), **{one.name: one.version for one in sorted(found)}}
 
 
-class _Distribution(NamedTuple):
-    name: str
-    version: str
-
-
-_UNLIKE = {"cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
-"""Distributions not named like their package; for all others the whole environment is read, which takes a third of a
-second."""
-
-
-@functools.cache
-def _distribution(package: str) -> _Distribution:
-    """Find the distribution that holds a top-level package, without importing the package."""
-    try:
-        return _Distribution(package, importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    if (name := _UNLIKE.get(package)) is not None:
-        try:
-            return _Distribution(name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    if names := _packages().get(package):
-        return _Distribution(names[0], importlib.metadata.version(names[0]))
-    return _Distribution(package, str(getattr(sys.modules.get(package), "__version__", "unknown")))
-
-
-@functools.cache
-def _packages() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
-
-
-class _OwnModule(NamedTuple):
-    digest: str
-    packages: frozenset[str]
-
-
-@functools.cache
-def _own_module(name: str) -> _OwnModule:
-    """Identify a module of this package: its file and those of the standard functions that it imports."""
-    files: list[bytes] = []
-    packages: set[str] = set()
-    todo, seen = [name], {name}
-    while todo:
-        spec = importlib.util.find_spec(todo.pop(0))
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-            continue
-        text = pathlib.Path(spec.origin).read_bytes()
-        files.append(text)
-        for imported in _imports(ast.parse(text), spec.name if spec.submodule_search_locations else spec.parent or ""):
-            top = imported.partition(".")[0]
-            if top == _OWN:
-                if imported.startswith(_FUNCTIONS) and imported not in seen:
-                    seen.add(imported)
-                    todo.append(imported)
-            elif top not in sys.stdlib_module_names:
-                packages.add(top)
-    own = _distribution(_OWN)
-    return _OwnModule(combine(own.version, *files), frozenset(packages))
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = (
-                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                if node.level
-                else node.module
-            )
-            if base:
-                yield base
-                yield from (
-                    f"{base}.{alias.name}"
-                    for alias in node.names
-                    if base.startswith(_OWN) and _is_module(base, alias.name)
-                )
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
-            # How lazy_loader imports.
-            yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
-
-
-def _is_module(package: str, name: str) -> bool:
-    spec = importlib.util.find_spec(package)
-    return bool(spec and spec.submodule_search_locations and importlib.util.find_spec(f"{package}.{name}"))
-
-
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
-
-
-@functools.cache
-def _place(module: str) -> _Place:
-    """Tell whose code a module is; what is neither Python's nor installed is the user's."""
-    top = module.partition(".")[0]
-    if top == _OWN:
-        return "own"
-    if top == "__main__":
-        return "user"
-    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
-        return "stdlib"
-    loaded = sys.modules.get(top)
-    spec = _module_dict(loaded).get("__spec__") if loaded is not None else None
-    origin = getattr(spec, "origin", None) or (_module_dict(loaded).get("__file__") if loaded is not None else None)
-    folders = [origin] if origin else list(getattr(spec, "submodule_search_locations", None) or ())
-    if any(
-        "site-packages" in folder or "dist-packages" in folder or folder.startswith(_INSTALLED) for folder in folders
-    ):
-        return "installed"
-    return "user"
-
-
-def _module_dict(module: types.ModuleType) -> dict[str, Any]:
-    # A lazy module loads itself when an attribute is asked for in the ordinary way.
-    namespace: dict[str, Any] = object.__getattribute__(module, "__dict__")
-    return namespace
-
-
-_SHIFT = {"LOAD_GLOBAL": 1}
-if sys.version_info >= (3, 12):
-    _SHIFT |= {"LOAD_ATTR": 1, "LOAD_SUPER_ATTR": 2}
-_NAME_SHIFT = {op: _SHIFT.get(dis.opname[op], 0) for op in dis.hasname}
-_CONST = frozenset(dis.hasconst)
-_GLOBAL = frozenset(dis.opmap[name] for name in ("LOAD_GLOBAL", "LOAD_NAME"))
-_ATTRIBUTE = frozenset(dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in dis.opmap)
-_IMPORT, _IMPORT_FROM = dis.opmap["IMPORT_NAME"], dis.opmap["IMPORT_FROM"]
-_SMALL_INT = dis.opmap.get("LOAD_SMALL_INT")
-_STORE_NAME = dis.opmap["STORE_NAME"]
-_EXTENDED = dis.EXTENDED_ARG
-_CACHE = dis.opmap.get("CACHE")
 _FLAGS = 0x3EF
 """Of a code object's flags, those that say how it runs: not nesting, docstring, or futures."""
-_NOT_CODE = frozenset({"__doc__", "__firstlineno__"})
-_CONTAINERS: tuple[Callable[[Any], object], ...] = (dict, list, tuple, set, frozenset, str, bytes, int, float)
+_CONTAINERS: tuple[type[Any], ...] = (dict, list, tuple, set, frozenset, str, bytes, int, float)
 _MODULE_NAMES = frozenset(
     {"__builtins__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__path__", "__spec__"}
 )
 _BUILTINS = vars(builtins)
-
-
-class _Reference(NamedTuple):
-    """What a piece of code takes from outside: a global, or an import, and the attributes asked of it."""
-
-    name: str
-    path: tuple[str, ...]
-    level: int = -1
-    """Of an import statement, its leading dots; -1: a global."""
-
-
-class _Code(NamedTuple):
-    instructions: bytes
-    names: tuple[str, ...]
-    constants: tuple[object, ...]
-    references: tuple[_Reference, ...]
-
-
-def _read(code: types.CodeType) -> _Code:
-    """Bring bytecode into a form that does not depend on docstrings, lines and the numbering of constants."""
-    stream: list[int] = []
-    names: dict[str, int] = {}
-    constants: dict[int, int] = {}
-    references: dict[_Reference, None] = {}
-    recent: list[object] = [None, None]
-    base: _Reference | None = None
-    imported: _Reference | None = None
-    raw, all_names, all_constants = code.co_code, code.co_names, code.co_consts
-    arg = 0
-    skip_to = _class_documentation(code)
-    for at in range(0, len(raw), 2):
-        op = raw[at]
-        arg = arg << 8 | raw[at + 1]
-        if op == _EXTENDED:
-            continue
-        if op == _CACHE:
-            arg = 0
-            continue
-        if at in skip_to:
-            arg = 0
-            continue
-        chained = False
-        if op in _CONST:
-            stream += (op, constants.setdefault(arg, len(constants)))
-            recent = [recent[1], all_constants[arg]]
-        elif op in _NAME_SHIFT:
-            shift = _NAME_SHIFT[op]
-            name = all_names[arg >> shift]
-            stream += (op, arg & ((1 << shift) - 1), names.setdefault(name, len(names)))
-            if op in _ATTRIBUTE and base is not None:
-                base = base._replace(path=(*base.path, name))
-                chained = True
-            else:
-                if base is not None:
-                    references[base] = None
-                    base = None
-                if op in _GLOBAL:
-                    base = _Reference(name, ())
-                    chained = True
-                elif op == _IMPORT:
-                    level = recent[0] if isinstance(recent[0], int) else 0
-                    imported = _Reference(name, (), level)
-                    if not recent[1]:
-                        references[imported] = None
-                elif op == _IMPORT_FROM and imported is not None:
-                    references[imported._replace(path=(name,))] = None
-        else:
-            stream += (op, arg)
-            if op == _SMALL_INT:
-                recent = [recent[1], arg]
-        if base is not None and not chained:
-            references[base] = None
-            base = None
-        arg = 0
-    if base is not None:
-        references[base] = None
-    return _Code(
-        struct.pack(f"<{len(stream)}I", *stream),
-        tuple(names),
-        tuple(all_constants[index] for index in constants),
-        tuple(references),
-    )
-
-
-def _class_documentation(code: types.CodeType) -> frozenset[int]:
-    """Find the instructions of a class's body that set its docstring or its line."""
-    if not _NOT_CODE.intersection(code.co_names) or code.co_flags & inspect.CO_OPTIMIZED:
-        return frozenset()
-    found: set[int] = set()
-    before: tuple[int, int] = (0, 0)
-    for at in range(0, len(code.co_code), 2):
-        op, arg = code.co_code[at], code.co_code[at + 1]
-        if op == _STORE_NAME and arg < len(code.co_names) and code.co_names[arg] in _NOT_CODE and before[1] in _CONST:
-            found |= {before[0], at}
-        before = (at, op)
-    return frozenset(found)
 
 
 class _Walk:
@@ -474,11 +242,11 @@ class _Walk:
             self.tag("path", str(value))
         elif isinstance(value, logging.Logger):
             self.tag("logger", value.name)
-        elif self._pandas(value) or self._ufunc(value):
+        elif self._pandas(value) or self._named_callable(value):
             pass
         elif hasattr(value, "py_func") and kind.__module__.startswith("numba."):
             self.packages.add("numba")
-            self.tag("numba", *_distribution("numba"))
+            self.tag("numba", *distribution("numba"))
             self.value(value.py_func)
             self.value(dict(sorted(value.targetoptions.items())))
         elif kind.__module__ == "typing" or isinstance(value, types.GenericAlias | types.UnionType):
@@ -487,7 +255,7 @@ class _Walk:
             self._instance(value, value.__struct_fields__)
         elif dataclasses.is_dataclass(value):
             self._instance(value, tuple(field.name for field in dataclasses.fields(value)))
-        elif _place(kind.__module__) == "user" and _state_is_visible(kind):
+        elif place_of(kind.__module__) == "user" and _state_is_visible(kind):
             self._object(value)
         elif not self._named_constant(value):
             raise self.fail(value)
@@ -537,7 +305,7 @@ class _Walk:
             )
 
     def _pandas(self, value: Any) -> bool:
-        if not type(value).__module__.startswith("pandas."):
+        if type(value).__module__.partition(".")[0] != "pandas":
             return False
         import pandas as pd
 
@@ -612,20 +380,26 @@ class _Walk:
     def _named_constant(self, value: object) -> bool:
         """Take in what an installed module holds under a name of its own, such as ``dataclasses.MISSING``."""
         home = type(value).__module__
-        if _place(home) == "user" or home not in sys.modules:
+        if place_of(home) == "user" or home not in sys.modules:
             return False
-        for name, item in _module_dict(sys.modules[home]).items():
+        for name, item in module_dict(sys.modules[home]).items():
             if item is value:
                 self._by_name(home, name)
                 return True
         return False
 
-    def _ufunc(self, value: object) -> bool:
+    def _named_callable(self, value: Any) -> bool:
+        """Take in what an installed module offers under its name: functions written in C or Cython, ufuncs."""
+        homes: tuple[object, ...] = (getattr(value, "__module__", None),)
+        name = getattr(value, "__qualname__", None)
         if isinstance(value, np.ufunc):
-            for home in ("numpy", "scipy.special"):
-                if home in sys.modules and getattr(sys.modules[home], value.__name__, None) is value:
-                    self._by_name(home, value.__name__)
-                    return True
+            homes, name = ("numpy", "scipy.special"), value.__name__
+        for home in homes:
+            if not isinstance(home, str) or not isinstance(name, str) or place_of(home) == "user":
+                continue
+            if _found_at(home, name) is value:
+                self._by_name(home, name)
+                return True
         return False
 
     # Code.
@@ -634,27 +408,27 @@ class _Walk:
         self.numbers[id(value)] = (len(self.numbers), value)
 
     def _by_name(self, module: str, name: str) -> None:
-        place = _place(module)
+        place = place_of(module)
         self.tag("named", module, name)
         top = module.partition(".")[0]
         if place == "own":
-            own = _own_module(module)
+            own = own_module(module)
             self.tag(own.digest)
-            self.packages |= {_OWN, *own.packages}
+            self.packages |= {OWN, *own.packages}
             for package in sorted(own.packages):
-                self.tag(*_distribution(package))
+                self.tag(*distribution(package))
         elif place == "installed":
             self.packages.add(top)
-            self.tag(*_distribution(top))
+            self.tag(*distribution(top))
 
     def _module(self, module: types.ModuleType) -> None:
-        name = _module_dict(module).get("__name__", "")
-        if _place(name) != "user":
+        name = module_dict(module).get("__name__", "")
+        if place_of(name) != "user":
             self._by_name(name, "")
             return
         self._number(module)
         self.tag("module")
-        for key, item in sorted(_module_dict(module).items()):
+        for key, item in sorted(module_dict(module).items()):
             if not key.startswith("__"):
                 self.tag(key)
                 with self.at(f"module {name!r}, its {key!r}"):
@@ -662,12 +436,12 @@ class _Walk:
 
     def _function(self, function: types.FunctionType) -> None:
         module = function.__module__ or ""
-        if _place(module) != "user" and _found_at(module, function.__qualname__) is function:
+        if place_of(module) != "user" and _found_at(module, function.__qualname__) is function:
             self._by_name(module, function.__qualname__)
             return
         self._number(function)
         before, self.function = self.function, self.function or function.__name__
-        if len(self.path) > 1 and _place(module) == "user":
+        if len(self.path) > 1 and place_of(module) == "user":
             self.function = function.__name__
         self.tag("function")
         names = inspect.signature(function, follow_wrapped=False).parameters if function.__defaults__ else {}
@@ -700,11 +474,11 @@ class _Walk:
         self.function = before
 
     def _code(self, code: types.CodeType, namespace: Mapping[str, Any] | None) -> None:
-        read = _read(code)
+        form = read(code)
         self.tag(
             "code",
-            read.instructions,
-            *read.names,
+            form.instructions,
+            *form.names,
             code.co_argcount,
             code.co_posonlyargcount,
             code.co_kwonlyargcount,
@@ -712,7 +486,7 @@ class _Walk:
             code.co_exceptiontable,
         )
         self.tag("variables", *code.co_varnames, "", *code.co_cellvars, "", *code.co_freevars)
-        for constant in read.constants:
+        for constant in form.constants:
             if isinstance(constant, types.CodeType):
                 self._code(constant, namespace)
             else:
@@ -720,16 +494,16 @@ class _Walk:
         if namespace is None:
             return
         home = str(namespace.get("__name__", "__main__"))
-        if _place(home) != "user":
+        if place_of(home) != "user":
             self._by_name(home, "")
             return
-        for reference in read.references:
+        for reference in form.references:
             if reference.level >= 0:
                 self._imported(reference, str(namespace.get("__package__") or ""))
             elif reference.name not in _MODULE_NAMES:
                 self._global(reference, namespace)
 
-    def _global(self, reference: _Reference, namespace: Mapping[str, Any]) -> None:
+    def _global(self, reference: Reference, namespace: Mapping[str, Any]) -> None:
         name = reference.name
         if name in namespace:
             self.tag("global", name)
@@ -738,12 +512,12 @@ class _Walk:
         elif name not in _BUILTINS:
             self.tag("unbound", name)
 
-    def _imported(self, reference: _Reference, package: str) -> None:
+    def _imported(self, reference: Reference, package: str) -> None:
         name = reference.name
         self.tag("import", name, reference.level, *reference.path)
         if reference.level:
             name = importlib.util.resolve_name("." * reference.level + name, package)
-        if _place(name.partition(".")[0]) != "user" or not _is_users(name):
+        if place_of(name) != "user":
             self._by_name(name, "")
             return
         try:
@@ -760,8 +534,8 @@ class _Walk:
         for index, name in enumerate(path):
             if not isinstance(value, types.ModuleType):
                 break
-            module = _module_dict(value)
-            if _place(module.get("__name__", "")) != "user":
+            module = module_dict(value)
+            if place_of(module.get("__name__", "")) != "user":
                 break
             self.tag("of", name)
             if name not in module:
@@ -772,20 +546,26 @@ class _Walk:
         self.value(value)
 
     def _builtin(self, value: types.BuiltinFunctionType) -> None:
-        owner = value.__self__
+        owner: object = value.__self__
         if owner is None or isinstance(owner, types.ModuleType):
-            self._by_name(value.__module__ or "builtins", value.__qualname__)
-        elif _found_at(home := type(owner).__module__, value.__name__) == value:
-            # Such as numpy.random.normal, which belongs to a hidden generator.
-            self._by_name(home, value.__name__)
-        else:
+            self._by_name(value.__module__ or _holder(value), value.__qualname__)
+        elif not self._bound_by_module(value, owner):
             self.tag("method", value.__name__)
             self.value(owner)
 
     def _method(self, value: types.MethodType) -> None:
-        self.tag("method")
-        self.value(value.__self__)
-        self.value(value.__func__)
+        if not self._bound_by_module(value, value.__self__):
+            self.tag("method")
+            self.value(value.__self__)
+            self.value(value.__func__)
+
+    def _bound_by_module(self, value: types.MethodType | types.BuiltinFunctionType, owner: object) -> bool:
+        """Take in a method that a module offers as a function of its own, such as ``numpy.random.normal``."""
+        home = type(owner).__module__
+        if place_of(home) == "user" or _found_at(home, value.__name__) != value:
+            return False
+        self._by_name(home, value.__name__)
+        return True
 
     def _partial(self, value: functools.partial[Any]) -> None:
         self.tag("partial")
@@ -813,7 +593,7 @@ class _Walk:
         if (known := self.numbers.get(id(kind))) is not None:
             self.tag("again", known[0])
             return
-        if _place(kind.__module__) != "user":
+        if place_of(kind.__module__) != "user":
             self._by_name(kind.__module__, kind.__qualname__)
             return
         self._number(kind)
@@ -822,13 +602,15 @@ class _Walk:
             self.value(base)
         if type(kind) is not type:
             self.value(type(kind))
-        skip = _CLASS_NAMES
+        skip = _CLASS_NAMES | set(getattr(kind, "_fields", ()) if issubclass(kind, tuple) else ())
         if dataclasses.is_dataclass(kind):
             for field in dataclasses.fields(kind):
                 self.tag("field", field.name, str(field.init), str(field.compare), str(field.kw_only))
                 with self.at(f"class {kind.__name__!r}, its field {field.name!r}"):
                     self.value(field.default)
                     self.value(field.default_factory)
+        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+            self.tag("fields", *kind._fields)
         if issubclass(kind, msgspec.Struct):
             self.tag("struct", *kind.__struct_fields__)
             self.value(tuple(_plain_default(value) for value in kind.__struct_defaults__))
@@ -864,48 +646,18 @@ class _Where:
         self.path.pop()
 
 
-_CLASS_NAMES = frozenset(
-    {
-        "__module__",
-        "__doc__",
-        "__dict__",
-        "__weakref__",
-        "__annotations__",
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations_cache__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__qualname__",
-        "__parameters__",
-        "__orig_bases__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__match_args__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__struct_fields__",
-        "__struct_defaults__",
-        "__struct_config__",
-        "__struct_encode_fields__",
-        "__post_init_post_parse__",
-        "_member_names_",
-        "_member_map_",
-        "_value2member_map_",
-        "_member_type_",
-        "_unhashable_values_",
-        "_unhashable_values_map_",
-        "_hashable_values_",
-        "_generate_next_value_",
-        "_new_member_",
-        "_use_args_",
-        "_value_repr_",
-        "_is_protocol",
-        "__protocol_attrs__",
-        "__non_callable_proto_members__",
-        "__openhcs__",
-    }
-)
+# fmt: off
+_CLASS_NAMES = frozenset({
+    "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__",
+    "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__qualname__", "__parameters__",
+    "__orig_bases__", "__abstractmethods__", "_abc_impl", "__match_args__", "__dataclass_fields__",
+    "__dataclass_params__", "__struct_fields__", "__struct_defaults__", "__struct_config__",
+    "__struct_encode_fields__", "_member_names_", "_member_map_", "_value2member_map_", "_member_type_",
+    "_unhashable_values_", "_unhashable_values_map_", "_hashable_values_", "_generate_next_value_", "_new_member_",
+    "_use_args_", "_value_repr_", "_is_protocol", "__protocol_attrs__", "__non_callable_proto_members__",
+    "__openhcs__",
+})
+# fmt: on
 
 
 def _is_generated(item: object) -> bool:
@@ -933,15 +685,10 @@ def _found_at(module: str, name: str) -> object:
     return value
 
 
-def _is_users(module: str) -> bool:
-    if module in sys.modules:
-        return _place(module) == "user"
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return False
-    origin = spec.origin if spec else None
-    return bool(origin) and "site-packages" not in str(origin) and "dist-packages" not in str(origin)
+def _holder(value: types.BuiltinFunctionType) -> str:
+    """Find the module of a function that does not tell it, as OpenCV's do not."""
+    holders = (name for name, module in list(sys.modules.items()) if module_dict(module).get(value.__name__) is value)
+    return min(holders, key=lambda name: (len(name), name), default="builtins")
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:

@@ -1,0 +1,158 @@
+"""Whose code a module is, and the version of what it is part of."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import pathlib
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from importlib.machinery import ModuleSpec
+from typing import Any, Literal, NamedTuple
+
+Place = Literal["stdlib", "installed", "own", "user"]
+OWN = __name__.partition(".")[0]
+_FUNCTIONS = f"{OWN}.functions"
+
+
+class Distribution(NamedTuple):
+    """An installed distribution."""
+
+    name: str
+    version: str
+
+
+_UNLIKE = {"cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+"""Distributions not named like their package; for all others the whole environment is read, which takes a third of a
+second."""
+
+
+@functools.cache
+def distribution(package: str) -> Distribution:
+    """Find the distribution that holds a top-level package, without importing the package."""
+    if package == OWN:
+        return Distribution("openhcs-jupyter", str(module_dict(sys.modules[OWN])["__version__"]))
+    name = _UNLIKE.get(package, package)
+    try:
+        return Distribution(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    if names := _packages().get(package):
+        return Distribution(names[0], importlib.metadata.version(names[0]))
+    version = module_dict(sys.modules[package]).get("__version__") if package in sys.modules else None
+    return Distribution(package, str(version or "unknown"))
+
+
+@functools.cache
+def _packages() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+class OwnModule(NamedTuple):
+    """The identity of one of this package's modules."""
+
+    digest: str
+    packages: frozenset[str]
+    """Top-level packages that it imports."""
+
+
+@functools.cache
+def own_module(name: str) -> OwnModule:
+    """Identify a module of this package: the version, its file and those of the standard functions that it imports."""
+    files: list[bytes] = []
+    packages: set[str] = set()
+    todo, seen = [name], {name}
+    while todo:
+        spec = importlib.util.find_spec(todo.pop(0))
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            continue
+        text = pathlib.Path(spec.origin).read_bytes()
+        files.append(text)
+        for imported in _imports(ast.parse(text), spec.name if spec.submodule_search_locations else spec.parent or ""):
+            top = imported.partition(".")[0]
+            if top == OWN:
+                if imported.startswith(_FUNCTIONS) and imported not in seen:
+                    seen.add(imported)
+                    todo.append(imported)
+            elif top not in sys.stdlib_module_names:
+                packages.add(top)
+    digest = blake2b(repr((distribution(OWN).version, files)).encode(), digest_size=16)
+    return OwnModule(digest.hexdigest(), frozenset(packages))
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in _executed(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
+            )
+            if base:
+                yield base
+                yield from (
+                    f"{base}.{alias.name}"
+                    for alias in node.names
+                    if base.startswith(OWN) and _is_module(base, alias.name)
+                )
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            # How lazy_loader imports.
+            yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Iterate over all nodes but those for type checkers only."""
+    yield node
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _executed(child)
+
+
+def _is_module(package: str, name: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return bool(spec and spec.submodule_search_locations and importlib.util.find_spec(f"{package}.{name}"))
+
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
+
+
+@functools.cache
+def place_of(module: str) -> Place:
+    """Tell whose code a module is; what is neither Python's nor installed is the user's."""
+    top = module.partition(".")[0]
+    if top == OWN:
+        return "own"
+    if top == "__main__":
+        return "user"
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        return "stdlib"
+    namespace: dict[str, Any] = module_dict(sys.modules[top]) if top in sys.modules else {"__spec__": _spec(top)}
+    spec = namespace.get("__spec__")
+    origin = getattr(spec, "origin", None) or namespace.get("__file__")
+    folders = [origin] if origin else list(getattr(spec, "submodule_search_locations", None) or ())
+    if any(
+        "site-packages" in folder or "dist-packages" in folder or folder.startswith(_INSTALLED) for folder in folders
+    ):
+        return "installed"
+    return "user"
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+
+
+def module_dict(module: types.ModuleType) -> dict[str, Any]:
+    """Return a module's namespace without loading a lazy module, as asking it for an attribute would."""
+    namespace: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    return namespace

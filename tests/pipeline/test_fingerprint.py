@@ -1,0 +1,693 @@
+"""Fingerprints: what must not change the identity of a function or value, and what must."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage
+import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openhcs_jupyter import functions as standard
+from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.pipeline import Labels, image
+from openhcs_jupyter.pipeline.fingerprint import (
+    FingerprintError,
+    combine,
+    fingerprint,
+    fingerprint_value,
+    package_versions,
+)
+
+_COUNTER = itertools.count(1)
+
+
+def cell(*sources: str) -> dict[str, Any]:
+    """Run sources as cells of one notebook, each under a file name of its own, and return the namespace."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for source in sources:
+        name = f"/tmp/ipykernel_1/{next(_COUNTER)}.py"
+        exec(compile(textwrap.dedent(source), name, "exec"), namespace)
+    return namespace
+
+
+def identity(*sources: str, params: dict[str, Any] | None = None) -> str:
+    return fingerprint(cell(*sources)["f"], params)
+
+
+PLAIN = """
+def f(image, low=1):
+    bright = [row for row in image if row > low]
+    return bright, {"a", "b", "c"}
+"""
+
+
+def test_is_hexadecimal_and_32_long() -> None:
+    assert len(identity(PLAIN)) == 32
+    assert int(identity(PLAIN), 16) >= 0
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        PLAIN,
+        "\n\n\n# Moved down.\n" + PLAIN,
+        PLAIN.replace("bright = [", "# A comment.\n    bright = ["),
+        PLAIN.replace("low=1):", 'low=1):\n    """Keep what is bright."""'),
+        PLAIN.replace("low=1):", 'low=1):\n    """a"""'),
+        PLAIN.replace("image, low=1", "image: list, low: int = 1"),
+        PLAIN.replace(
+            "[row for row in image if row > low]", "[\n        row for row in image\n        if row > low\n    ]"
+        ),
+    ],
+)
+def test_comments_docstrings_annotations_layout_and_place_do_not_count(same: str) -> None:
+    assert identity(same) == identity(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PLAIN.replace(">", ">="),
+        PLAIN.replace("low=1", "low=2"),
+        PLAIN.replace("low=1", "low=1.0"),
+        PLAIN.replace("low=1", "low=True"),
+        PLAIN.replace("low=1", "high=1").replace("> low", "> high"),
+        PLAIN.replace("low=1", "*, low=1"),
+        PLAIN.replace('"c"', '"d"'),
+        PLAIN.replace("bright, {", "bright, 1, {"),
+    ],
+)
+def test_body_defaults_and_constants_count(other: str) -> None:
+    assert identity(other) != identity(PLAIN)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(["1", "1.0", "True", "'1'", "1j", "b'1'"], 2)))
+def test_constants_of_equal_value_and_different_type_differ(one: str, other: str) -> None:
+    source = "def f(x):\n    return x * {} in (0, {})"
+    assert identity(source.format(one, one)) != identity(source.format(other, other))
+
+
+def test_a_docstring_that_is_also_a_constant_counts_as_the_constant() -> None:
+    source = 'def f(x):\n    """a"""\n    return x == "a"'
+    assert identity(source) == identity('def f(x):\n    return x == "a"')
+    assert identity(source) != identity('def f(x):\n    """a"""\n    return x == "b"')
+
+
+def test_the_hash_seed_does_not_count(tmp_path: Path) -> None:
+    script = tmp_path / "seeded.py"
+    script.write_text(
+        textwrap.dedent("""
+        from openhcs_jupyter.pipeline.fingerprint import fingerprint
+        NAMES = {"alpha", "beta", "gamma", "delta"}
+        def helper(x):
+            return x in {"red", "green", "blue", "white"} or x in NAMES
+        def f(image, chosen=frozenset("abcdefgh")):
+            return [helper(row) for row in image if row in chosen]
+        print(fingerprint(f, {"keep": {"one", "two", "three"}, "also": [frozenset("xyz")]}))
+        """)
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(standard.__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "4711")
+    }
+    assert len(found) == 1
+
+
+HELPER = "def helper(x):\n    return x * SCALE"
+USER = "SCALE = 2\ndef f(x):\n    def inner(y):\n        return helper(y)\n    return inner(x)"
+
+
+def test_a_helper_from_another_cell_counts_by_its_code() -> None:
+    assert identity(HELPER, USER) == identity("# Later.\n\n" + HELPER.replace("SCALE", "SCALE  # why"), USER)
+    assert identity(HELPER, USER) != identity(HELPER.replace("*", "+"), USER)
+
+
+def test_a_global_that_only_the_helper_uses_counts() -> None:
+    assert identity(HELPER, USER) != identity(HELPER, USER.replace("SCALE = 2", "SCALE = 3"))
+
+
+def test_globals_that_are_not_used_do_not_count() -> None:
+    assert identity(PLAIN) == identity(PLAIN, "other = open\nlow = 7")
+
+
+def test_a_global_that_is_missing_still_has_an_identity_and_its_coming_counts() -> None:
+    source = "def f(x):\n    return x * later"
+    assert identity(source) != identity(source, "later = 2")
+
+
+def test_closures_count() -> None:
+    source = "def make(n):\n    def g(x):\n        return x * n\n    return g\nf = make({})"
+    assert identity(source.format("2")) == identity(source.format("2"))
+    assert identity(source.format("2")) != identity(source.format("3"))
+    assert identity(source.format("2")) != identity(source.format("2.0"))
+
+
+def test_functions_that_call_themselves_and_each_other() -> None:
+    source = """
+    def g(n):
+        return n and f(n - 1)
+    def f(n):
+        return n and (g(n - 1) or f(n - 2))
+    """
+    assert identity(source) == identity("# Moved.\n" + textwrap.dedent(source))
+    assert identity(source) != identity(source.replace("f(n - 1)", "f(n - 3)"))
+
+
+def test_a_shadowed_builtin_counts() -> None:
+    source = "def f(x):\n    return len(x)"
+    assert identity(source) != identity(source, "def len(x):\n    return 3")
+
+
+def test_lambdas_partials_and_methods() -> None:
+    make = "import functools\ndef g(x, n=1):\n    return x * n\nf = functools.partial(g, n={})"
+    assert identity(make.format(2)) == identity(make.format(2))
+    assert identity(make.format(2)) != identity(make.format(3))
+    assert identity("f = lambda x: x + 1") == identity("f = lambda x:   x + 1  # more")
+    assert identity("f = lambda x: x + 1") != identity("f = lambda x: x + 2")
+    bound = "class A:\n    def __init__(self, n): self.n = n\n    def go(self, x): return x * self.n\nf = A({}).go"
+    assert identity(bound.format(2)) != identity(bound.format(3))
+
+
+def test_a_decorated_function_counts_with_what_it_wraps() -> None:
+    source = """
+    import functools
+    def twice(g):
+        @functools.wraps(g)
+        def run(x):
+            return g(g(x))
+        return run
+    @twice
+    def f(x):
+        return x + 1
+    """
+    assert identity(source) == identity(source)
+    assert identity(source) != identity(source.replace("x + 1", "x + 2"))
+    assert identity(source) != identity(source.replace("g(g(x))", "g(x)"))
+    cached = "import functools\n@functools.lru_cache\ndef f(x):\n    return x + {}"
+    assert identity(cached.format(1)) != identity(cached.format(2))
+
+
+def test_a_contract_counts_by_what_it_changes_in_the_call() -> None:
+    def declared(**options: Any) -> Callable[..., Any]:
+        def f(stack: Any) -> Any:
+            return stack
+
+        return image(**options)(f)
+
+    assert fingerprint(declared(need=3)) == fingerprint(declared(need=9))
+    assert fingerprint(declared(stack="z")) != fingerprint(declared(stack="channel"))
+
+
+CLASS = '''
+class Base:
+    gain = 2
+class Mean(Base):
+    """Mean of all."""
+    def __init__(self, start=0):
+        self.start = start
+    def init(self):
+        return self.start
+    def update(self, state, stack):
+        return state + self.gain * stack.sum()
+    def merge(self, state, other):
+        return state + other
+    def finish(self, state):
+        return super().__repr__(), state
+f = Mean
+'''
+
+
+def test_reducers_as_classes_and_instances_count_by_code_and_state() -> None:
+    assert identity(CLASS) == identity("# Moved.\n\n" + CLASS.replace("Mean of all.", "Other words."))
+    assert identity(CLASS) != identity(CLASS.replace("state + other", "state - other"))
+    assert identity(CLASS) != identity(CLASS.replace("gain = 2", "gain = 3"))
+    assert identity(CLASS + "f = Mean(1)") == identity(CLASS + "f = Mean(1)")
+    assert identity(CLASS + "f = Mean(1)") != identity(CLASS + "f = Mean(2)")
+    assert identity(CLASS) != identity(CLASS + "f = Mean(0)")
+
+
+def test_a_class_within_a_function_may_change_its_docstring() -> None:
+    source = 'def f(x):\n    class A:\n        """{}"""\n        n = {}\n    return A.n'
+    assert identity(source.format("one", 1)) == identity(source.format("two", 1))
+    assert identity(source.format("one", 1)) == identity("def f(x):\n    class A:\n        n = 1\n    return A.n")
+    assert identity(source.format("one", 1)) != identity(source.format("one", 2))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+        import dataclasses
+        @dataclasses.dataclass(frozen=True)
+        class P:
+            n: int = {}
+            k: list = dataclasses.field(default_factory=list)
+        """,
+        """
+        import msgspec
+        class P(msgspec.Struct, frozen=True):
+            n: int = {}
+            k: list = msgspec.field(default_factory=list)
+        """,
+        """
+        import typing
+        class P(typing.NamedTuple):
+            n: int = {}
+        """,
+        """
+        import enum
+        class P(enum.Enum):
+            n = {}
+            m = 9
+        """,
+    ],
+)
+def test_record_classes_of_the_user(source: str) -> None:
+    use = "def f(x):\n    return P"
+    assert identity(source.format(1), use) == identity("\n" + source.format(1), use)
+    assert identity(source.format(1), use) != identity(source.format(2), use)
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Write the user's module ``mylab_filters`` and import it anew."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(source: str) -> None:
+        (tmp_path / "mylab_filters.py").write_text(source)
+        sys.modules.pop("mylab_filters", None)
+
+    yield write
+    sys.modules.pop("mylab_filters", None)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import mylab_filters\ndef f(x):\n    return mylab_filters.smooth(x)",
+        "import mylab_filters as m\ndef f(x):\n    return m.smooth(x)",
+        "from mylab_filters import smooth\ndef f(x):\n    return smooth(x)",
+        "def f(x):\n    from mylab_filters import smooth\n    return smooth(x)",
+        "def f(x):\n    import mylab_filters\n    return mylab_filters.smooth(x)",
+        "import mylab_filters\nf = mylab_filters.smooth",
+    ],
+)
+def test_a_module_of_the_user_counts_by_what_is_used_of_it(library: Callable[[str], None], use: str) -> None:
+    source = (
+        "import numpy as np\nWIDTH = 3\ndef _window(x):\n    return x[:WIDTH]\n"
+        "def smooth(x):\n    return np.mean(_window(x))\n"
+    )
+    library(source)
+    before = identity(use)
+    library("# A comment.\n" + source)
+    assert identity(use) == before
+    library(source.replace("WIDTH = 3", "WIDTH = 4"))
+    assert identity(use) != before
+    library(source.replace("x[:WIDTH]", "x[WIDTH:]"))
+    assert identity(use) != before
+
+
+def test_what_is_not_used_of_a_users_module_does_not_count(library: Callable[[str], None]) -> None:
+    use = "import mylab_filters\ndef f(x):\n    return mylab_filters.smooth(x)"
+    library("def smooth(x):\n    return x\ndef other(x):\n    return 1\n")
+    before = identity(use)
+    library("def smooth(x):\n    return x\ndef other(x):\n    return 2\n")
+    assert identity(use) == before
+
+
+def test_functions_of_packages_count_by_name_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openhcs_jupyter.pipeline import _packages
+
+    source = "import scipy.ndimage as ndi\ndef f(x):\n    return ndi.gaussian_filter(x, 2)"
+    before = identity(source), fingerprint(scipy.ndimage.gaussian_filter)
+    assert before == (identity(source), fingerprint(scipy.ndimage.gaussian_filter))
+    assert fingerprint(scipy.ndimage.gaussian_filter) != fingerprint(scipy.ndimage.median_filter)
+    known = _packages.distribution.__wrapped__  # type: ignore[attr-defined]
+    _packages.distribution.cache_clear()
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    assert known("scipy").version == "0.0.1"
+    try:
+        assert identity(source) != before[0]
+        assert fingerprint(scipy.ndimage.gaussian_filter) != before[1]
+    finally:
+        _packages.distribution.cache_clear()
+
+
+def test_compiled_functions_of_every_kind() -> None:
+    kinds = [
+        cv2.GaussianBlur,
+        scipy.special.erf,
+        np.random.default_rng,
+        np.sqrt,
+        np.mean,
+        np.float32,
+        np.random.normal,
+        np.add.reduce,
+        np.linalg.norm,
+        abs,
+        str.upper,
+    ]
+    found = [fingerprint(kind) for kind in kinds]
+    assert len(set(found)) == len(kinds)
+    assert found == [fingerprint(kind) for kind in kinds]
+    assert {"numpy", "scipy", "opencv-python-headless"} <= set(package_versions(kinds))
+
+
+def test_numba_functions_count_by_their_code() -> None:
+    source = "import numba\n@numba.njit\ndef helper(x):\n    return x + {}\ndef f(x):\n    return helper(x)"
+    assert identity(source.format(1)) == identity(source.format(1))
+    assert identity(source.format(1)) != identity(source.format(2))
+
+
+def test_standard_functions_have_an_identity_each() -> None:
+    found = {name: fingerprint(getattr(standard, name)) for name in standard.__all__}
+    assert len(set(found.values())) == len(found)
+    assert fingerprint(standard.top_hat, {"radius": 3}) != fingerprint(standard.top_hat, {"radius": 4})
+
+
+def test_parameters_count_and_their_order_does_not() -> None:
+    assert identity(PLAIN, params={"a": 1, "b": 2}) == identity(PLAIN, params={"b": 2, "a": 1})
+    assert identity(PLAIN, params={"a": 1}) != identity(PLAIN, params={"a": 1.0})
+    assert identity(PLAIN, params={"a": 1}) != identity(PLAIN, params={"b": 1})
+    assert identity(PLAIN, params={}) == identity(PLAIN)
+
+
+# What has no identity.
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("model = threading.Lock()\ndef f(x):\n    return model, x", ["Global 'model'", "'f'", "lock"]),
+        ("handle = open(os.devnull)\ndef f(x):\n    return handle", ["Global 'handle'", "TextIOWrapper"]),
+        ("def f(x, rng=np.random.default_rng(1)):\n    return x", ["default of parameter 'rng'", "Generator"]),
+        ("def g(x):\n    return model\nmodel = threading.Lock()\ndef f(x):\n    return g(x)", ["'model'", "'g'"]),
+        ("def make(net):\n    return lambda x: net\nf = make({'a': [iter([])]})", ["'net'", "['a'][0]"]),
+        (
+            "class Net:\n    def __init__(self): self.lock = threading.Lock()\nnet = Net()\ndef f(x):\n    return net",
+            ["'net'.lock"],
+        ),
+    ],
+)
+def test_what_has_no_identity_is_named_with_what_to_do(source: str, words: list[str]) -> None:
+    namespace = cell("import os, threading\nimport numpy as np", source)
+    with pytest.raises(FingerprintError) as caught:
+        fingerprint(namespace["f"])
+    if "handle" in namespace:
+        namespace["handle"].close()
+    assert isinstance(caught.value, OpenHCSError)
+    for word in (*words, "parameter", "inside the function"):
+        assert word in str(caught.value)
+
+
+def test_a_parameter_without_identity_is_named() -> None:
+    with pytest.raises(FingerprintError, match=r"Parameter 'weights'\['lock'\] of function 'f'"):
+        identity(PLAIN, params={"weights": {"lock": threading.Lock()}})
+    with pytest.raises(FingerprintError, match="The value is an object of type generator"):
+        fingerprint_value(x for x in ())
+
+
+# Values.
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Both(enum.IntFlag):
+    ONE = 1
+    TWO = 2
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+@dataclasses.dataclass
+class Data:
+    a: int
+    b: Any = None
+
+
+class Struct(msgspec.Struct):
+    a: int
+    b: Any = None
+
+
+class Slots:
+    __slots__ = ("a",)
+
+    def __init__(self, a: object) -> None:
+        self.a = a
+
+
+class Words(dict[str, int]):
+    pass
+
+
+DISTINCT: list[Any] = [
+    None,
+    ...,
+    0,
+    1,
+    True,
+    False,
+    1.0,
+    0.0,
+    -0.0,
+    float("nan"),
+    1j,
+    "",
+    "1",
+    b"1",
+    "None",
+    [],
+    (),
+    {},
+    set(),
+    frozenset(),
+    [1, [2]],
+    [[1], 2],
+    [[1, 2]],
+    (1, 2),
+    [1, 2],
+    {1, 2},
+    frozenset({1, 2}),
+    {"a": 1, "b": 2},
+    {"b": 2, "a": 1},
+    ["ab", "c"],
+    ["a", "bc"],
+    Colour.RED,
+    Colour.BLUE,
+    Both.ONE,
+    Both.ONE | Both.TWO,
+    Pair(1, 2),
+    Data(1),
+    Data(1, 2),
+    Struct(1),
+    Struct(1, 2),
+    Slots(1),
+    Slots(2),
+    Words(a=1),
+    Words(a=2),
+    Labels("nuclei"),
+    Labels("cells"),
+    Path("a"),
+    range(3),
+    slice(1, 2),
+    types.SimpleNamespace,
+    logging.getLogger("a"),
+    dataclasses.MISSING,
+    int,
+    list[int],
+    int | None,
+    np.dtype("u2"),
+    np.uint16,
+    np.float64(1),
+    np.float32(1),
+    np.int64(1),
+    np.zeros(0),
+    np.zeros((0, 2)),
+    np.arange(6, dtype=np.uint16),
+    np.arange(6, dtype=np.int16),
+    np.arange(6, dtype=np.uint16).reshape(2, 3),
+    np.arange(6, dtype=np.uint16).reshape(3, 2),
+    np.array(["a", "b"]),
+    np.array(["a", 1], dtype=object),
+    np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    np.ma.masked_array([1, 2], [True, False]),
+    np.ma.masked_array([1, 2], [False, True]),
+    np.datetime64("2026-01-01"),
+    pd.Timestamp("2026-01-01"),
+    pd.Timestamp("2026-01-01", tz="UTC"),
+    pd.NA,
+    pd.NaT,
+    pd.DataFrame({"a": [1, 2]}),
+    pd.DataFrame({"a": [1, 3]}),
+    pd.DataFrame({"a": [1.0, 2.0]}),
+    pd.DataFrame({"b": [1, 2]}),
+    pd.DataFrame({"a": [1, 2]}, index=[1, 2]),
+    pd.DataFrame({"a": ["x", None]}),
+    pd.DataFrame({"a": ["x", "None"]}),
+    pd.DataFrame({"a": pd.Categorical(["x", "y"])}),
+    pd.DataFrame({"a": pd.Categorical(["x", "y"], ["y", "x"])}),
+    pd.Series([1, 2]),
+    pd.Series([1, 2], name="a"),
+    pd.Index([1, 2]),
+    pd.MultiIndex.from_tuples([(1, "a"), (2, "b")]),
+]
+
+
+def test_values_that_differ_have_fingerprints_that_differ() -> None:
+    found: dict[str, object] = {}
+    for value in DISTINCT:
+        one = fingerprint_value(value)
+        assert one not in found, f"{value!r} looks like {found.get(one)!r}"
+        found[one] = value
+        assert fingerprint_value(value) == one
+
+
+def test_arrays_count_by_content_not_by_layout() -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    assert fingerprint_value(array) == fingerprint_value(np.asfortranarray(array))
+    assert fingerprint_value(array[::2]) == fingerprint_value(array[::2].copy())
+    assert fingerprint_value(pd.DataFrame({"a": [1, 2]})) == fingerprint_value(
+        pd.DataFrame({"a": [0, 1, 2]})[1:].reset_index(drop=True)
+    )
+
+
+def test_a_container_that_holds_itself() -> None:
+    def ring(last: int) -> list[Any]:
+        items: list[Any] = [1, last]
+        items.append({"back": items})
+        return items
+
+    assert fingerprint_value(ring(2)) == fingerprint_value(ring(2))
+    assert fingerprint_value(ring(2)) != fingerprint_value(ring(3))
+
+
+def test_a_nesting_without_end_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(FingerprintError):
+        fingerprint_value(deep)
+    while deep:
+        deep = deep[0]
+
+
+atoms = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.sampled_from(Colour)
+)
+hashables = st.recursive(
+    atoms, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=4)), max_leaves=8
+)
+values = st.recursive(
+    hashables,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(hashables, inner, max_size=4),
+        st.builds(Data, st.integers(), inner),
+    ),
+    max_leaves=12,
+)
+
+
+def exact(value: Any) -> object:
+    """Say a value so that equal words mean the same value of the same type."""
+    if isinstance(value, frozenset):
+        return ("frozenset", tuple(sorted(map(repr, map(exact, value)))))
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, tuple(map(exact, value)))
+    if isinstance(value, dict):
+        return ("dict", tuple((exact(key), exact(item)) for key, item in value.items()))
+    if isinstance(value, Data):
+        return ("Data", value.a, exact(value.b))
+    return (type(value).__name__, repr(value))
+
+
+@given(values, values)
+def test_fingerprints_are_equal_when_the_values_are(one: object, other: object) -> None:
+    assert (fingerprint_value(one) == fingerprint_value(other)) == (repr(exact(one)) == repr(exact(other)))
+
+
+@given(st.lists(hashables, max_size=6), st.randoms())
+def test_the_order_in_which_a_set_was_filled_does_not_count(items: list[Any], random: Any) -> None:
+    one = set(items)
+    kept = list(one)
+    random.shuffle(kept)
+    assert fingerprint_value(one) == fingerprint_value(set(kept))
+
+
+@given(
+    st.lists(st.one_of(st.text(), st.binary(), st.integers())),
+    st.lists(st.one_of(st.text(), st.binary(), st.integers())),
+)
+def test_combine_keeps_order_and_boundaries(one: list[Any], other: list[Any]) -> None:
+    assert (combine(*one) == combine(*other)) == ([(type(x), x) for x in one] == [(type(x), x) for x in other])
+    assert len(combine(*one)) == 32
+
+
+def test_combine_tells_joined_parts_from_separate_ones() -> None:
+    found = {
+        combine(),
+        combine(""),
+        combine("ab"),
+        combine("a", "b"),
+        combine("b", "a"),
+        combine(1),
+        combine("1"),
+        combine(b"1"),
+    }
+    assert len(found) == 8
+
+
+# Versions.
+
+
+def test_versions_of_the_packages_that_take_part(library: Callable[[str], None]) -> None:
+    library("import pandas as pd\ndef read(x):\n    return pd.DataFrame(x)\n")
+    f = cell(
+        "import mylab_filters\nimport skimage.filters as filters\nimport json\nimport zarr",
+        "def f(x):\n    import scipy.ndimage\n    return mylab_filters.read(filters.gaussian(x)), json",
+    )["f"]
+    found = package_versions([f])
+    assert set(found) == {"python", "pandas", "scikit-image", "scipy"}
+    assert found["pandas"] == pd.__version__
+    assert found["python"] == sys.version.split()[0]
+
+
+def test_versions_of_a_standard_function_name_what_it_is_made_with() -> None:
+    found = package_versions([standard.gaussian_blur, functools.partial(hashlib.sha256)])
+    assert {"openhcs-jupyter", "numpy"} <= set(found)
+    assert "zarr" not in found
