@@ -77,7 +77,7 @@ bench: $(VENV)/.with-dev ## Run all benchmarks; each ends with a line of JSON
 
 .PHONY: docs
 docs: $(VENV)/.with-docs ## Build the documentation into build/docs
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Documentation: $(CURDIR)/build/docs/index.html"
 
 .PHONY: clean
