@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.render import Rendered, bar, card, details, escape, size_text, some, strong
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from openhcs_jupyter.model import PlateSummary
     from openhcs_jupyter.repository import Repository
 
+Progress: TypeAlias = Callable[[int, int], None]
+
 _LIVE_INTERVAL_S, _LINE_INTERVAL_S = 0.25, 10.0
 
 
-def register(repository: Repository, folder: str, name: str | None, progress: _Shown | None = None) -> PlateSummary:
+def register(repository: Repository, folder: str, name: str | None, progress: Progress | None = None) -> PlateSummary:
     """Register the plate in a folder.
 
     Raises
@@ -32,32 +35,6 @@ def register(repository: Repository, folder: str, name: str | None, progress: _S
     if not isinstance(repository, EmbeddedRepository):
         raise UsageError(f"{repository.uri} takes no folders", "Connect a folder: %openhcs connect default.")
     return import_plate(repository, folder, name=name, progress=progress)
-
-
-def import_shown(repository: Repository, folder: str, name: str | None, *, live: bool) -> PlateSummary:
-    """Register the plate in a folder, show how far it is, and what was recognised.
-
-    Parameters
-    ----------
-    repository
-        Where it is registered.
-    folder
-        Of the plate.
-    name
-        Of the plate; None leaves it to its files.
-    live
-        Redraw a bar in place, rather than write lines.
-    """
-    from IPython.display import display
-
-    shown = _Shown(folder, live=live)
-    summary = register(repository, folder, name, shown)
-    rendered = imported_view(summary)
-    if shown.handle is not None:
-        shown.handle.update(rendered.bundle(), raw=True)  # type: ignore[attr-defined]
-    else:
-        display(rendered.bundle(), raw=True)
-    return summary
 
 
 def imported_view(plate: PlateSummary) -> Rendered:
@@ -78,29 +55,59 @@ def imported_view(plate: PlateSummary) -> Rendered:
     return Rendered("\n".join(text), card(f"{strong(head_text)}:{escape(rest)}", body))
 
 
-class _Shown:
-    """How many files are read: a bar in the notebook, or lines."""
+class ImportLines:
+    """Says in lines how far something long is, from its tenth second on.
 
-    def __init__(self, folder: str, *, live: bool) -> None:
-        self._folder = folder
-        self._live = live
-        self._due = time.monotonic() + (_LIVE_INTERVAL_S if live else _LINE_INTERVAL_S)
-        self.handle: object | None = None
+    Parameters
+    ----------
+    what
+        That is being done.
+    write
+        Takes one line.
+    """
+
+    def __init__(self, what: str, write: Callable[[str], object] | None = None) -> None:
+        self._what = what
+        self._write = write
+        self._due = time.monotonic() + _LINE_INTERVAL_S
 
     def __call__(self, done: int, total: int) -> None:
+        """Take in how much is done, and how much there is."""
         now = time.monotonic()
-        if now < self._due:
-            return
-        self._due = now + (_LIVE_INTERVAL_S if self._live else _LINE_INTERVAL_S)
-        text = f"Reading {self._folder}: {done:,} of {total:,} files"
-        if not self._live:
-            sys.stdout.write(f"{text}\n")
+        if now >= self._due:
+            self._due = now + _LINE_INTERVAL_S
+            line = f"{self._what}: {done:,} of {total:,}\n"
+            (self._write or sys.stdout.write)(line)
             sys.stdout.flush()
-            return
+
+
+class ImportBar:
+    """Shows in a notebook how far something long is; a bar that is redrawn in place.
+
+    Parameters
+    ----------
+    what
+        That is being done.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._due = time.monotonic() + _LIVE_INTERVAL_S
+        self._handle: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take in how much is done, and how much there is."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _LIVE_INTERVAL_S
+            text = f"{self._what}: {done:,} of {total:,}"
+            self.show(Rendered(text, card(escape(self._what), [bar("", total, done, 0, 0, 0)])))
+
+    def show(self, rendered: Rendered) -> None:
+        """Show a value in the bar's place."""
         from IPython.display import display
 
-        bundle = Rendered(text, card(escape(text), [bar("files", total, done, 0, 0, 8)])).bundle()
-        if self.handle is None:
-            self.handle = display(bundle, raw=True, display_id=True)
+        if self._handle is None:
+            self._handle = display(rendered.bundle(), raw=True, display_id=True)
         else:
-            self.handle.update(bundle, raw=True)  # type: ignore[attr-defined]
+            self._handle.update(rendered.bundle(), raw=True)

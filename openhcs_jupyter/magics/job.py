@@ -6,6 +6,7 @@ import builtins
 import dis
 import keyword
 from collections.abc import Sequence
+from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,27 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
         raise UsageError(f"{source.name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
     exec(compiled, namespace)  # noqa: S102
     return _checked_steps(namespace.get(STEPS))
+
+
+def read_source(file: str) -> Source:
+    """Read a file that defines a pipeline.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    if file.endswith(".ipynb"):
+        raise UsageError(f"{file} is a notebook", "Run it with: jupyter nbconvert --to html --execute")
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(
+            f"{file} cannot be read: {reason}", "Name a Python file that assigns pipeline_steps."
+        ) from None
+    return Source(path.name, text, str(path.resolve()))
 
 
 def choose_plate(repository: Repository, options: RunOptions, chosen: int | None = None) -> Plate:

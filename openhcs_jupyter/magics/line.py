@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-from openhcs_jupyter.config import Settings, config_file, load_settings, save_setting
+from openhcs_jupyter.config import save_setting
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics import views
 from openhcs_jupyter.magics.cell import run_source, show
 from openhcs_jupyter.magics.display import display_for, is_watched
 from openhcs_jupyter.magics.errors import Source, long, reported
 from openhcs_jupyter.magics.follow import Pause, follow
+from openhcs_jupyter.magics.job import read_source
 from openhcs_jupyter.magics.options import DEFAULT_NAME, OptionParser, add_run_options, cell_parser, run_options, split
-from openhcs_jupyter.magics.render import Rendered, card, escape, grid
+from openhcs_jupyter.magics.render import Rendered
+from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
 
 WAITING = ("attach", "run")
@@ -110,8 +111,9 @@ async def run_line(state: State, line: str, pause: Pause) -> None:
 
 
 async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    repository = state.connect(arguments.uri)
-    show(views.plates_view(repository.plates(), repository.uri))
+    progress, finish = _progress(state, "Making the demo plate")
+    repository = state.connect(arguments.uri, progress)
+    finish(views.plates_view(repository.plates(), repository.uri))
 
 
 async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -128,9 +130,20 @@ async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> N
 
 
 async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    from openhcs_jupyter.magics.importing import import_shown
+    from openhcs_jupyter.magics.importing import imported_view, register
 
-    import_shown(state.repository, arguments.folder, arguments.name, live=is_watched(state.shell))
+    progress, finish = _progress(state, f"Reading {arguments.folder}")
+    finish(imported_view(register(state.repository, arguments.folder, arguments.name, progress)))
+
+
+def _progress(state: State, what: str) -> tuple[Callable[[int, int], None], Callable[[Rendered], None]]:
+    """Return what takes the progress of something long, and what shows its result in the same place."""
+    from openhcs_jupyter.magics.importing import ImportBar, ImportLines
+
+    if is_watched(state.shell):
+        bar = ImportBar(what)
+        return bar, bar.show
+    return ImportLines(what), show
 
 
 async def _run_file(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
@@ -214,43 +227,3 @@ def help_text(topic: str | None) -> str:
     if topic not in commands:
         parser.parse_args([topic])
     return commands[topic].format_help()
-
-
-def read_source(file: str) -> Source:
-    """Read a file that defines a pipeline.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be read.
-    """
-    path = Path(file).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(
-            f"{file} cannot be read: {reason}", "Name a Python file that assigns pipeline_steps."
-        ) from None
-    return Source(path.name, text, str(path.resolve()))
-
-
-def settings_view(name: str | None) -> Rendered:
-    """Show the settings, or one of them.
-
-    Raises
-    ------
-    UsageError
-        If there is no such setting.
-    """
-    settings, default = load_settings(), Settings()
-    known = Settings.__struct_fields__
-    if name is not None and name not in known:
-        raise UsageError(f"There is no setting {name!r}", f"Settings: {', '.join(known)}.")
-    rows = [
-        (key, repr(getattr(settings, key)), "" if getattr(settings, key) == getattr(default, key) else "changed")
-        for key in ([name] if name else known)
-    ]
-    table = grid(["setting", "value", ""], rows)
-    where = f"Settings; kept in {config_file()}, overridden by OPENHCS_NAME in the environment"
-    return Rendered(f"{where}\n{table.text}", card(escape(where), [table.markup]))

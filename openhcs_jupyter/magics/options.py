@@ -217,6 +217,7 @@ def option_action(parser: argparse.ArgumentParser, text: str) -> argparse.Action
 
 def _readable(message: str) -> str:
     message = re.sub(r"^argument (\S+): ", r"\1: ", message)
+    message = re.sub(r"^COMMAND: invalid choice: '?([^' ]*)'? .*", r"There is no command '\1'", message)
     message = re.sub(r"invalid choice: '?([^' ]*)'? \(choose from .*\)", r"there is no choice '\1'", message)
     message = re.sub(r"invalid int value: ('[^']*')", r"\1 is not a whole number", message)
     message = message.replace("expected one argument", "a value is missing")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.options import nearest
 
@@ -54,17 +54,19 @@ class State:
         namespace: dict[str, Any] = self.shell.user_ns
         return namespace
 
-    def connect(self, uri: str | None) -> Repository:
+    def connect(self, uri: str | None, progress: Callable[[int, int], None] | None = None) -> Repository:
         """Join a repository and leave the one before.
 
         Parameters
         ----------
         uri
             As `openhcs_jupyter.repository.connect` takes it; None is what the settings say.
+        progress
+            Called while the demo's plate is made.
         """
         from openhcs_jupyter.repository import connect
 
-        repository = connect(uri or load_settings().repository)
+        repository = connect(uri, progress=progress)
         if self._repository is not None:
             self._repository.close()
         self._repository, self.plate = repository, None

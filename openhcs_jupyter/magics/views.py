@@ -177,6 +177,7 @@ def plan_view(plan: ExecutionPlan) -> Rendered:
         f"{render.size_text(plan.memory.unit_peak_bytes)}"
     )
     devices = ", ".join(plan.devices)
+    reads = f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
     text = [
         f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}. Nothing was run.",
         *_indented(steps.text),
@@ -185,19 +186,14 @@ def plan_view(plan: ExecutionPlan) -> Rendered:
         "",
         f"  Devices   {devices}",
         f"  Memory    {memory}",
-        f"  Reads     the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}",
+        f"  Reads     {reads}",
     ]
     body = [
         steps.markup,
         stages.markup,
         render.row("Devices", render.escape(devices)),
         render.row("Memory", render.escape(memory)),
-        render.row(
-            "Reads",
-            render.escape(
-                f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
-            ),
-        ),
+        render.row("Reads", render.escape(reads)),
     ]
     if plan.results:
         text += [f"  Results   {saved}", *_indented(results.text, 12)]

@@ -1,0 +1,239 @@
+"""``openhcs-jupyter``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openhcs_jupyter import __version__
+from openhcs_jupyter.errors import OpenHCSError, UsageError
+from openhcs_jupyter.magics.demo import add_demo_options
+from openhcs_jupyter.magics.options import DEFAULT_NAME, OptionParser, add_run_options, run_options
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.magics.render import Rendered
+    from openhcs_jupyter.repository import Repository
+
+Handler = Callable[[argparse.Namespace], int]
+
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        The words behind ``openhcs-jupyter``; None takes the process's.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if it worked, 1 if it failed, 2 if it was misused, 130 if it was interrupted.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        handler: Handler = arguments.handler
+        return handler(arguments)
+    except UsageError as error:
+        return _complain(error, _MISUSED)
+    except OpenHCSError as error:
+        return _complain(error, _FAILED)
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{error or 'Interrupted'}\n")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        prog="openhcs-jupyter",
+        description="Plates, pipelines and runs from the command line, and the kernel for notebooks.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OptionParser)
+
+    def add(name: str, handler: Handler, text: str, *, repository: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(handler=handler)
+        if repository:
+            command.add_argument("--repository", metavar="URI", help="a folder, default or demo; left out, the setting")
+        return command
+
+    install = add("install", _install, "Install the kernel OpenHCS into Jupyter.")
+    place = install.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="for the user, in every environment")
+    place.add_argument("--prefix", metavar="FOLDER", help="into FOLDER/share/jupyter")
+    place.add_argument("--sys-prefix", action="store_true", help="for this environment (the default in one)")
+    install.add_argument("--name", default="openhcs", help="name of the kernelspec")
+    uninstall = add("uninstall", _uninstall, "Remove the kernel from Jupyter.")
+    uninstall.add_argument("--name", default="openhcs", help="name of the kernelspec")
+    add("doctor", _doctor, "Say what is here, what is missing, and what to do.")
+    import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.", repository=True)
+    import_.add_argument("folder", metavar="FOLDER")
+    import_.add_argument("--name", metavar="NAME", help="name of the plate; left out, its files' or folder's")
+    demo = add("demo-plate", _demo_plate, "Make a synthetic plate with known truth.")
+    add_demo_options(demo)
+    add("plates", _plates, "List the plates.", repository=True)
+    run = add("run", _run, "Run the pipeline that a file defines.", repository=True)
+    run.add_argument("file", metavar="FILE.py", help="assigns pipeline_steps")
+    run.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="name of the run")
+    add_run_options(run, background=False)
+    run.add_argument("--traceback", action="store_true", help="show long tracebacks of errors")
+    add("runs", _runs, "List the runs.", repository=True)
+    for name, handler, text in (
+        ("status", _status, "Show a run: how far it is, or what it left."),
+        ("results", _results, "Show what a run made and where it is."),
+        ("plan", _plan, "Show the plan of a run."),
+    ):
+        command = add(name, handler, text, repository=True)
+        command.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+    config = add("config", _config, "Show the settings, or change one.")
+    config.add_argument("setting", nargs="?", metavar="NAME")
+    config.add_argument("value", nargs="?", metavar="VALUE")
+    return parser
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.kernel import install
+
+    prefix = sys.prefix if arguments.sys_prefix else arguments.prefix
+    where = install(user=arguments.user, prefix=prefix, name=arguments.name)
+    _say(f"Installed the kernel OpenHCS in {where}")
+    return 0
+
+
+def _uninstall(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.kernel import uninstall
+
+    _say(f"Removed {uninstall(arguments.name)}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from openhcs_jupyter.kernel.doctor import examine
+
+    signs = {"ok": "\u2713", "optional": "\u25cb", "missing": "\u2717"}
+    findings = examine()
+    for finding in findings:
+        _say(f"{signs[finding.state]} {finding.what:<16} {finding.found}")
+        if finding.advice:
+            _say(f"  {'':<16} {finding.advice}")
+    missing = sum(finding.state == "missing" for finding in findings)
+    _say(f"{missing} missing." if missing else "Ready.")
+    return _FAILED if missing else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.importing import ImportLines, imported_view, register
+
+    with _connect(arguments) as repository:
+        plate = register(repository, arguments.folder, arguments.name, ImportLines(f"Reading {arguments.folder}"))
+    return _show(imported_view(plate))
+
+
+def _plates(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.views import plates_view
+
+    with _connect(arguments) as repository:
+        return _show(plates_view(repository.plates(), repository.uri))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.batch import run_file
+
+    with _connect(arguments) as repository:
+        done = run_file(repository, arguments.file, run_options(arguments), _say, traceback=arguments.traceback)
+    return 0 if done else _FAILED
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.engine import list_runs
+    from openhcs_jupyter.magics.views import runs_view
+
+    with _connect(arguments) as repository:
+        return _show(runs_view(list_runs(repository), repository.uri))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.state import find_run
+    from openhcs_jupyter.magics.views import run_view, view_of
+
+    with _connect(arguments) as repository:
+        return _show(run_view(view_of(find_run(repository, arguments.run))))
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.state import find_run
+    from openhcs_jupyter.magics.views import results_view
+
+    with _connect(arguments) as repository:
+        return _show(results_view(find_run(repository, arguments.run)))
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.state import find_run
+    from openhcs_jupyter.magics.views import plan_view
+
+    with _connect(arguments) as repository:
+        return _show(plan_view(find_run(repository, arguments.run).plan))
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.config import save_setting
+    from openhcs_jupyter.magics.settings import settings_view
+
+    if arguments.value is not None:
+        save_setting(arguments.setting, arguments.value)
+    return _show(settings_view(arguments.setting))
+
+
+def _demo_plate(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.demo import demo_spec
+    from openhcs_jupyter.magics.importing import ImportLines
+    from openhcs_jupyter.magics.render import size_text
+    from openhcs_jupyter.repository.embedded.synthetic import write_plate
+
+    spec = demo_spec(arguments)
+    folder = write_plate(Path(arguments.folder).expanduser(), spec, ImportLines("Fields written"))
+    fields = len(spec.wells) * spec.fields
+    _say(f"{folder}: {len(spec.wells)} wells, {fields:,} fields, {size_text(spec.pixel_bytes)}; its truth is in truth/")
+    _say(f"Register it: openhcs-jupyter import {folder}")
+    return 0
+
+
+def _connect(arguments: argparse.Namespace) -> Repository:
+    from openhcs_jupyter.magics.importing import ImportLines
+    from openhcs_jupyter.repository import connect
+
+    return connect(arguments.repository, progress=ImportLines("Making the demo plate"))
+
+
+def _show(rendered: Rendered) -> int:
+    _say(rendered.text)
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _complain(error: OpenHCSError, code: int) -> int:
+    sys.stderr.write(f"openhcs-jupyter: {error.message}\n")
+    for line in (error.hint or "").splitlines():
+        sys.stderr.write(f"  {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

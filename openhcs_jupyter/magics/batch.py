@@ -1,0 +1,80 @@
+"""Runs the pipeline that a file defines, without a notebook."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
+from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
+from openhcs_jupyter.magics.errors import CellError, RunInterrupted, Source, long, short
+from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
+from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, standard_names, start
+from openhcs_jupyter.magics.options import RunOptions
+from openhcs_jupyter.magics.views import RunView, plan_view, run_view
+from openhcs_jupyter.repository import Repository
+
+
+def run_file(
+    repository: Repository, file: str, options: RunOptions, write: Callable[[str], None], *, traceback: bool = False
+) -> bool:
+    """Run a file's pipeline to its end, with plain lines.
+
+    Parameters
+    ----------
+    repository
+        Holds the plate.
+    file
+        A Python file that assigns ``pipeline_steps``; has the standard functions at hand.
+    options
+        What is run and how.
+    write
+        Takes one line.
+    traceback
+        Show the long traceback of an error.
+
+    Returns
+    -------
+    bool
+        Whether all went well; if not, standard error says why.
+
+    Raises
+    ------
+    UsageError
+        If the file or the options do not fit.
+    """
+    source = read_source(file)
+    # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
+    namespace = {**standard_names(), "__name__": "__main__", "__file__": source.filename}
+    try:
+        _run(repository, source, namespace, options, write)
+    except RunInterrupted:
+        raise
+    except Exception as error:
+        if isinstance(error, OpenHCSError) and not isinstance(error, CompileError | RunError | CellError):
+            raise
+        lines = short(error, source, namespace, color=sys.stderr.isatty(), on_demand="add --traceback")
+        sys.stderr.write("\n".join(lines) + "\n")
+        if traceback:
+            sys.stderr.write(long(error))
+        return False
+    return True
+
+
+def _run(
+    repository: Repository,
+    source: Source,
+    namespace: dict[str, object],
+    options: RunOptions,
+    write: Callable[[str], None],
+) -> None:
+    def result(view: RunView) -> None:
+        write(run_view(view, source).text)
+
+    steps = define_steps(source, source.text, namespace)
+    plan = plan_run(steps, source, choose_plate(repository, options), options)
+    if options.dry_run:
+        write(plan_view(plan).text)
+        return
+    display = QuietDisplay(result) if options.quiet else LineDisplay(source, write, result)
+    run_blocking(follow(start(plan, options), display, blocking))
