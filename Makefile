@@ -42,6 +42,7 @@ demo: kernelspec ## Execute the quickstart notebook on a synthetic plate
 	@OPENHCS_DATA_DIR="$(CURDIR)/$(OUTPUT)/data" $(BIN)/jupyter nbconvert --log-level WARN --to html --execute \
 	    --ExecutePreprocessor.kernel_name=openhcs --output-dir $(OUTPUT) $(NOTEBOOK)
 	@echo "Notebook: $(CURDIR)/$(OUTPUT)/01_quickstart.html"
+	@grep -o 'Results: /[^<]*' $(OUTPUT)/01_quickstart.html
 
 .PHONY: system-packages
 system-packages:
