@@ -19,7 +19,6 @@ processes are killed; a machine that loses power may lose what its file system h
 from __future__ import annotations
 
 import errno
-import getpass
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -410,7 +409,7 @@ class OmeZarrWriter(ResultWriter):
                     "Free some space there, or connect a repository on another disk; then run it again with --resume."
                 )
             elif error.errno in _CLOSED:
-                message = f"The results folder {place} cannot be written by {getpass.getuser()}."
+                message = f"The results folder {place} cannot be written."
                 hint = "Make it writable, or connect a repository of your own; then run it again with --resume."
             else:
                 message = f"Results cannot be written in {place}: {error.strerror or error}."

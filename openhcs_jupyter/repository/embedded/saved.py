@@ -125,6 +125,7 @@ def list_results(folder: Path) -> list[Results]:
     found = [
         open_results(folder / name)
         for name in names
-        if any((place / INDEX).exists() for place in (folder / name, beside(folder / name, "replaced")))
+        if not name.startswith(".")
+        and any((place / INDEX).exists() for place in (folder / name, beside(folder / name, "replaced")))
     ]
     return sorted(found, key=lambda results: results.saved, reverse=True)
