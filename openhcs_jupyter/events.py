@@ -61,6 +61,8 @@ class UnitFailed(Event, frozen=True, kw_only=True, tag="unit-failed"):
     """Line of the step in the cell or file."""
     message: str
     traceback: str = ""
+    because: int | None = None
+    """The unit whose failure left this one without what it needs; None where it failed by itself."""
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):

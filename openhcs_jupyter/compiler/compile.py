@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, Unit
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, TakenChannel, Unit
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
@@ -18,7 +18,7 @@ from openhcs_jupyter.topology import Topology
 
 SHARE_OF_FREE_MEMORY = 0.8
 UNITS_AT_HAND = 2
-"""Units that a worker holds at a time: one that is computed, and the next, which is read, or the last, being written."""
+"""Units that a worker holds at a time: one that is computed, and the next, being read, or the last, being written."""
 
 
 def compile(
@@ -87,7 +87,10 @@ def compile(
         plate_id=plate.id,
         plate_name=plate.name,
         source_kind=selection.source,
-        channels=tuple(plate.channels[c] for c in chosen.channels),
+        channels=tuple(
+            TakenChannel(channel=plate.channels[c], index=c, slices=chosen.slices[c]) for c in chosen.channels
+        ),
+        size_t=chosen.size_t,
         steps=tuple(steps),
         stages=stages,
         units=tuple(maker.units),

@@ -127,6 +127,16 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Expected of all units that are worked on at a time, read-ahead and write-behind included."""
 
 
+class TakenChannel(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel that a run takes, with the planes that every field has of it."""
+
+    channel: Channel
+    index: int
+    """Its index c in the images."""
+    slices: tuple[int, ...]
+    """The z of its planes, at every time point."""
+
+
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A field or channel that the run does not take, and why."""
 
@@ -147,8 +157,9 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     plate_id: int
     plate_name: str
     source_kind: Literal["stack", "projection"]
-    channels: tuple[Channel, ...]
-    """That the run takes, in plate order."""
+    channels: tuple[TakenChannel, ...]
+    """In plate order."""
+    size_t: int
     steps: tuple[PlannedStep, ...]
     stages: tuple[Stage, ...]
     units: tuple[Unit, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -125,7 +126,7 @@ class _Resolver:
         inputs = self._inputs(kind, stack, channels)
         scope = self._scope(kind, stack, chains, inputs)
         uses = {key: tuple(self._use(call, kind) for call in chain) for key, chain in chains.items()}
-        after = self._after(kind, stack, channels, chains) if kind == "pixels" else self.state.channels
+        after = self._after(stack, channels, chains) if kind == "pixels" else self.state.channels
         planned = PlannedStep(
             index=self.index,
             name=self.step.name,
@@ -159,7 +160,7 @@ class _Resolver:
         return "pixels"
 
     def _looks_like_table(self, call: BoundCall) -> bool:
-        """An undecorated function whose first parameter is one of the step's inputs takes no image."""
+        """Tell whether an undecorated function takes no image: its first parameter is one of the step's inputs."""
         if call.contract.kind is not None or not self.step.inputs:
             return False
         signature = signature_of(call.function)
@@ -246,7 +247,7 @@ class _Resolver:
             self.fault(f"{call.name}{signature} cannot be called so: {error}")
 
     def _outputs(self, kind: str, stack: Component, channels: tuple[str, ...]) -> tuple[PlannedOutput, ...]:
-        planned = []
+        planned: list[PlannedOutput] = []
         for output in self.step.outputs:
             if not isinstance(output, Output):
                 self.fault(f"{output!r} is not an output", "outputs= takes Labels, Table, Points or ImageOutput.")
@@ -344,7 +345,7 @@ class _Resolver:
             need=call.contract.need,
         )
 
-    def _after(self, kind: str, stack: Component, channels: tuple[str, ...], chains: Chains) -> tuple[str, ...]:
+    def _after(self, stack: Component, channels: tuple[str, ...], chains: Chains) -> tuple[str, ...]:
         """Follow what the step does to channels, slices and fields."""
         state = self.state
         depths = {key: _depth(chain) for key, chain in chains.items()}
@@ -398,9 +399,9 @@ def _depth(chain: Sequence[BoundCall]) -> Literal["same", "one", "any"]:
 
 def _plain(value: Any) -> Any:
     """Say a parameter in JSON, or describe it."""
-    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
-        return repr(value)
-    if isinstance(value, str | int | float | bool | None):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, str | int | bool | None):
         return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

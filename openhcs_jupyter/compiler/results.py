@@ -66,11 +66,12 @@ def _over(before: Sequence[PlannedStep], step: PlannedStep) -> PlannedStep | Non
 
 
 def _check_names(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Problems) -> None:
-    seen: dict[tuple[str, str], ResultSpec] = {}
+    # Images and labels share their names, and so do tables and points: results are asked for by name.
+    seen: dict[tuple[bool, str], ResultSpec] = {}
     for result in results:
-        if seen.setdefault((result.kind, result.name), result) is not result:
+        if seen.setdefault((result.kind in ("image", "labels"), result.name), result) is not result:
             problems.add(
-                f"two results would be {result.kind} {result.name!r}",
+                f"two results would be named {result.name!r}",
                 "Give one of the steps a name= of its own.",
                 pipeline.steps[result.step],
             )

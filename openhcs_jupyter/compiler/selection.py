@@ -12,7 +12,6 @@ from openhcs_jupyter.compiler.plan import LeftOut
 from openhcs_jupyter.compiler.problems import Problems, known
 from openhcs_jupyter.model import Channel, Field, Image, ImageKind, Layout, Plate, Well, parse_well, well_name
 
-
 T = TypeVar("T")
 
 

@@ -55,7 +55,7 @@ def chains_of(step: Step) -> Chains:
             raise TypeError("its dict of functions is empty")
         return {str(channel): _chain(part) for channel, part in function.items()}
     if step.params:
-        if isinstance(function, list) or isinstance(function, tuple):
+        if isinstance(function, list | tuple):
             raise TypeError("params stand beside a chain or pair; write (function, params) for each function")
         return {ALL: (_call((function, step.params)),)}
     return {ALL: _chain(function)}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from openhcs_jupyter.model import Channel, Image, Plate, PlateSummary, ResultSpec, RunRecord
 

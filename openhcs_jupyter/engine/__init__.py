@@ -1,0 +1,11 @@
+"""Runs a plan: local executor, run store and journal, and the `Run` that its user holds."""
+
+from __future__ import annotations
+
+from openhcs_jupyter.engine.executor import Executor, Session
+from openhcs_jupyter.engine.forkserver import fork_server
+from openhcs_jupyter.engine.local import LocalExecutor
+from openhcs_jupyter.engine.run import Run
+from openhcs_jupyter.engine.start import RunSummary, list_runs, load_run, run
+
+__all__ = ["Executor", "LocalExecutor", "Run", "RunSummary", "Session", "fork_server", "list_runs", "load_run", "run"]

@@ -1,0 +1,156 @@
+"""Calls a step's functions and checks what they return."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from openhcs_jupyter.compiler.plan import PlannedOutput, PlannedStep
+from openhcs_jupyter.engine.images import Pixels
+from openhcs_jupyter.pipeline.chains import BoundCall
+
+_OWN = str(Path(__file__).parent)
+
+
+class StepError(Exception):
+    """A step failed; its message is what the user reads.
+
+    Parameters
+    ----------
+    step
+        Index of the step.
+    message
+        What went wrong.
+    trace
+        The traceback of the user's function, as text.
+    """
+
+    def __init__(self, step: int, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+        self.message = message
+        self.trace = trace
+
+
+def call_function(step: PlannedStep, call: BoundCall, args: tuple[Any, ...], extra: dict[str, Any]) -> Any:
+    """Call one function of a step.
+
+    Raises
+    ------
+    StepError
+        If it raises anything; tells the exception and the line of the user's code.
+    """
+    try:
+        return call.function(*args, **call.params, **extra)
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        raise StepError(step.index, describe(error), trace_of(error)) from None
+
+
+def split(
+    step: PlannedStep, call: BoundCall, stack: Pixels, result: Any, outputs: tuple[PlannedOutput, ...]
+) -> tuple[Pixels, tuple[Any, ...]]:
+    """Part what a function returned into its image, or the stack that passed through, and its outputs."""
+    count = len(outputs)
+    kind = call.contract.kind or _kind_by_result(result, count)
+    if kind == "measure":
+        values = result if isinstance(result, tuple) and count != 1 else (result,)
+        if count == 0:
+            values = ()
+        elif len(values) != count:
+            raise StepError(step.index, _count_message(call, len(values), count, "output"))
+        return stack, tuple(values)
+    values = result if isinstance(result, tuple) else (result,)
+    if len(values) != count + 1:
+        raise StepError(step.index, _count_message(call, len(values) - 1, count, "output beside its image"))
+    return _checked_image(step, call, stack, values[0]), tuple(values[1:])
+
+
+def _kind_by_result(result: Any, count: int) -> Literal["image", "measure"]:
+    returned = len(result) if isinstance(result, tuple) else 1
+    return "measure" if count and returned == count else "image"
+
+
+def _count_message(call: BoundCall, returned: int, named: int, what: str) -> str:
+    plural = "" if returned == 1 else "s"
+    return (
+        f"{call.name} returned {returned} {what.replace('output', 'output' + plural)}, and the step names {named}; "
+        "name each with outputs=Labels(...), Table(...), Points(...) or ImageOutput(...)"
+    )
+
+
+def _checked_image(step: PlannedStep, call: BoundCall, stack: Pixels, result: Any) -> Pixels:
+    if not isinstance(result, np.ndarray):
+        raise StepError(step.index, f"{call.name} returned {type(result).__name__}, not an array (N, Y, X)")
+    image: Pixels = result
+    if image.ndim != 3 or 0 in image.shape:
+        hint = "; add an axis with [None]" if image.ndim == 2 else ""
+        raise StepError(step.index, f"{call.name} returned an array of shape {image.shape}, not (N, Y, X){hint}")
+    if image.dtype.kind not in "buif":
+        raise StepError(step.index, f"{call.name} returned pixels of dtype {image.dtype}, not of a number type")
+    depth = call.contract.depth
+    if depth == "same" and len(image) != len(stack):
+        raise StepError(step.index, f"{call.name} returned {len(image)} planes for {len(stack)}")
+    if depth == "one" and len(image) != 1:
+        raise StepError(step.index, f"{call.name} returned {len(image)} planes, and declares one")
+    if step.stack == "channel" and len(image) != len(stack) and depth != "one":
+        raise StepError(
+            step.index,
+            f"{call.name} returned {len(image)} planes for {len(stack)} channels; "
+            'a function that joins channels says so: @image(stack="channel", depth="one")',
+        )
+    if step.stack in ("field", "t") and len(image) not in (1, len(stack)):
+        raise StepError(step.index, f"{call.name} returned {len(image)} planes for {len(stack)} along {step.stack}")
+    if not image.dtype.isnative:
+        image = image.astype(image.dtype.newbyteorder("="))
+    return image
+
+
+def checked_labels(step: PlannedStep, name: str, value: Any, kind: str) -> Pixels:
+    """Check an output of pixels and bring it into the form ``(N, Y, X)``."""
+    if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or value.dtype == object:
+        shape = getattr(value, "shape", type(value).__name__)
+        raise StepError(step.index, f"{kind} {name!r} is {shape}, not an array (N, Y, X) or (Y, X)")
+    labels: Pixels = value
+    if kind == "labels":
+        if labels.dtype.kind not in "bui":
+            raise StepError(step.index, f"labels {name!r} are of dtype {labels.dtype}; labels are whole numbers")
+        if labels.dtype.itemsize == 8 or labels.dtype.kind == "b":
+            labels = labels.astype(np.int32)
+    return labels if labels.ndim == 3 else labels[None]
+
+
+def checked_table(step: PlannedStep, name: str, table: Any) -> Any:
+    """Check a table output and return it as a ``DataFrame`` of its own."""
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        return table.reset_index(drop=True)
+    if isinstance(table, dict):
+        scalars = all(np.ndim(value) == 0 for value in table.values())
+        return pd.DataFrame([table] if scalars else table)
+    raise StepError(step.index, f"table {name!r} is {type(table).__name__}, not a DataFrame or a dict of columns")
+
+
+def describe(error: BaseException) -> str:
+    """Say an exception in one line, with the line of the user's code that raised it."""
+    text = str(error).strip() or "(no message)"
+    if isinstance(error, ValueError) and "read-only" in text:
+        text += "; a function must not change its input, copy it first"
+    frames = _user_frames(error.__traceback__)
+    where = f" (in {frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def trace_of(error: BaseException) -> str:
+    """Format the traceback without the engine's own frames."""
+    lines = traceback.format_list(_user_frames(error.__traceback__))
+    return "".join(["Traceback (most recent call last):\n", *lines, *traceback.format_exception_only(error)])
+
+
+def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(trace)
+    return [frame for frame in frames if not frame.filename.startswith(_OWN)]

@@ -1,0 +1,421 @@
+"""Does a unit's steps and hands over the files of its results."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import msgspec
+
+from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput, PlannedStep
+from openhcs_jupyter.engine.calls import (
+    StepError,
+    call_function,
+    checked_labels,
+    checked_table,
+    split,
+)
+from openhcs_jupyter.engine.images import Images, Key, Pixels, Site
+from openhcs_jupyter.engine.program import Program
+from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs
+from openhcs_jupyter.engine.store import Writer, write_all, write_array, write_table
+from openhcs_jupyter.pipeline.chains import ALL, BoundCall
+from openhcs_jupyter.pipeline.contracts import Context
+
+Announce = Callable[[int], None]
+"""Is told the index of each step as it begins."""
+
+
+def compute(program: Program, inputs: UnitInputs, announce: Announce) -> dict[str, Writer]:
+    """Compute one unit.
+
+    Parameters
+    ----------
+    program
+        The run's program.
+    inputs
+        What the unit reads.
+    announce
+        Is told the index of each step as it begins.
+
+    Returns
+    -------
+    dict
+        By file name: what writes it.
+
+    Raises
+    ------
+    StepError
+        If a step fails.
+    """
+    stage = program.stages[inputs.work.unit.stage]
+    if stage.kind == "merge":
+        return _merge(program, inputs, stage.steps[0], announce)
+    if stage.kind == "finish":
+        return _finish(program, inputs, stage.steps[0], announce)
+    return _Unit(program, inputs, announce).run()
+
+
+class _Unit:
+    """One unit of a compute stage."""
+
+    def __init__(self, program: Program, inputs: UnitInputs, announce: Announce) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.announce = announce
+        self.stage = program.stages[inputs.work.unit.stage]
+        self.steps = [program.steps[index] for index in self.stage.steps]
+        self.images: Images | None = None
+        self.pixels: dict[tuple[str, str], dict[Site, Pixels]] = {}
+        """By kind and name of an output: its arrays by call."""
+        self.tables: dict[tuple[str, str], list[Any]] = {}
+        self.states: dict[int, dict[str | None, Any]] = {}
+        self.kept: dict[str, dict[Key, Pixels]] = {}
+        """By name of a kept step: its stacks along z."""
+
+    def run(self) -> dict[str, Writer]:
+        if any(step.kind != "table" for step in self.steps):
+            self.images = Images(self.inputs.fields, self.inputs.size_t, self.inputs.loads)
+        for group in _groups(self.steps):
+            if group[0].kind == "table":
+                self._table(group[0])
+            elif group[0].stack == "z":
+                self._along_z(group)
+            else:
+                self._along(group[0])
+        return self._files()
+
+    # Steps along z go stack by stack through all of them, so that only one stack is held in its intermediate forms.
+    def _along_z(self, group: Sequence[PlannedStep]) -> None:
+        images = self.images
+        assert images is not None
+        for key in images.keys(images.channels):
+            field, t, channel = key
+            for step in group:
+                if channel not in step.channels:
+                    continue
+                self.announce(step.index)
+                stack = images.get(field, t, channel)
+                site = Site(field, t, channel, None)
+                if step.kind == "reducer":
+                    self._update(step, site, stack.array)
+                    continue
+                image, outputs = self._call(step, site, stack.array)
+                images.put(field, t, channel, image)
+                self._take(step, site, outputs)
+                if step.keep:
+                    self.kept.setdefault(step.name, {})[key] = image
+            if self.steps[-1] is group[-1] and not self.stage.carries:
+                images.drop(field, t, channel)
+
+    def _along(self, step: PlannedStep) -> None:
+        images = self.images
+        assert images is not None
+        self.announce(step.index)
+        results: dict[Site, Pixels] = {}
+        try:
+            for site, stack in images.stacks(step.stack, step.channels):
+                if step.kind == "reducer":
+                    self._update(step, site, stack)
+                    continue
+                image, outputs = self._call(step, site, stack)
+                if image is not stack:
+                    results[site] = image
+                self._take(step, site, outputs)
+            if results:
+                images.replace(step.stack, step.channels, step.channels_after, results)
+        except ValueError as error:
+            raise StepError(step.index, str(error)) from None
+        if step.keep:
+            names = tuple(n for n in step.channels_after if n in step.channels) or step.channels_after[-1:]
+            self.kept[step.name] = {key: images.get(*key).array for key in images.keys(names)}
+
+    def _call(self, step: PlannedStep, site: Site, stack: Pixels) -> tuple[Pixels, tuple[Any, ...]]:
+        """Pass a stack through the chain of its channel."""
+        key = site.channel if site.channel in step.chains else ALL
+        calls = self.program.calls[step.index][key]
+        uses = step.chains[key]
+        outputs: tuple[Any, ...] = ()
+        for position, (call, use) in enumerate(zip(calls, uses, strict=True)):
+            extra = {name: self._input(step, name, site) for name in use.takes}
+            if use.takes_context:
+                extra["context"] = self._context(step, site)
+            result = call_function(step, call, (stack,), extra)
+            last = position == len(calls) - 1
+            stack, outputs = split(step, call, stack, result, step.outputs if last else ())
+            stack.flags.writeable = False
+        return stack, outputs
+
+    def _update(self, step: PlannedStep, site: Site, stack: Pixels) -> None:
+        reducer = _Reducer(self.program, step)
+        states = self.states.setdefault(step.index, {})
+        state = states[site.channel] if site.channel in states else reducer.init()
+        states[site.channel] = reducer.update(state, stack)
+
+    def _table(self, step: PlannedStep) -> None:
+        self.announce(step.index)
+        call = self.program.calls[step.index][ALL][0]
+        use = step.chains[ALL][0]
+        extra = {entry.keyword: self._table_of(entry) for entry in step.inputs}
+        if use.takes_context:
+            extra["context"] = self._context(step, Site(None, None, None, None))
+        result = call_function(step, call, (), extra)
+        values = result if isinstance(result, tuple) else (result,)
+        if len(values) != len(step.outputs):
+            raise StepError(
+                step.index, f"{call.name} returned {len(values)} tables, and the step names {len(step.outputs)}"
+            )
+        for output, value in zip(step.outputs, values, strict=True):
+            table = checked_table(step, output.name, value)
+            self.tables.setdefault((output.kind, output.name), []).append(self._placed(table, {}))
+
+    def _take(self, step: PlannedStep, site: Site, values: tuple[Any, ...]) -> None:
+        for output, value in zip(step.outputs, values, strict=True):
+            if output.kind in ("labels", "image"):
+                pixels = checked_labels(step, output.name, value, output.kind)
+                at = site if output.by_channel else site._replace(channel=None)
+                self.pixels.setdefault((output.kind, output.name), {})[at] = pixels
+                continue
+            table = checked_table(step, output.name, value)
+            where: dict[str, Any] = {}
+            if site.field:
+                where["field"] = site.field
+            if site.t is not None and self.program.size_t > 1:
+                where["t"] = site.t + 1
+            if output.by_channel:
+                where["channel"] = site.channel
+            if site.z:
+                where["z"] = site.z + 1
+            self.tables.setdefault((output.kind, output.name), []).append(self._placed(table, where))
+
+    def _placed(self, table: Any, where: dict[str, Any]) -> Any:
+        """Put plate, well and field before a table's own columns, unless it has them."""
+        unit = self.inputs.work.unit
+        place: dict[str, Any] = {"plate": self.program.plate_name}
+        if unit.well is not None:
+            place["well"] = unit.well
+        if unit.field is not None:
+            place["field"] = unit.field
+        for position, (name, value) in enumerate((place | where).items()):
+            if name not in table.columns:
+                table.insert(min(position, len(table.columns)), name, value)
+        return table
+
+    def _input(self, step: PlannedStep, keyword: str, site: Site) -> Any:
+        entry = next(entry for entry in step.inputs if entry.keyword == keyword)
+        if entry.kind in ("table", "points"):
+            table = self._table_of(entry)
+            if site.field and "field" in table.columns:
+                table = table[table["field"] == site.field]
+            return table[table["channel"] == site.channel] if entry.by_channel else table
+        value = self._pixels_of(entry, site)
+        if value is None:
+            raise StepError(step.index, f"its input {entry.name!r} is not there")
+        if site.z is None:
+            return value
+        return value[site.z if len(value) > 1 else 0]
+
+    def _pixels_of(self, entry: PlannedInput, site: Site) -> Pixels | None:
+        made = self.pixels.get((entry.kind, entry.name))
+        if made is None:
+            found: Pixels | None = self.inputs.value(entry, site.field, site.t, site.channel)
+            return found
+        channel = site.channel if entry.by_channel else None
+        return _gather(made, site.field, site.t, channel)
+
+    def _table_of(self, entry: PlannedInput) -> Any:
+        import pandas as pd
+
+        made = self.tables.get((entry.kind, entry.name))
+        return self.inputs.table(entry) if made is None else pd.concat(made, ignore_index=True)
+
+    def _context(self, step: PlannedStep, site: Site) -> Context:
+        unit = self.inputs.work.unit
+        sources = self.inputs.work.sources
+        layout = self.inputs.layout if sources else None
+        slices: tuple[int, ...] = ()
+        if self.images is not None and site.field is not None:
+            channel = site.channel or step.channels[0]
+            every = self.images.get(site.field, site.t or 0, channel).slices
+            slices = every if site.z is None else (every[site.z],)
+        positions = {source.field: source.position_um for source in sources}
+        wanted = [site.field] if site.field else list(positions)
+        return Context(
+            plate=self.program.plate_name,
+            well=unit.well or "",
+            field=site.field or unit.field,
+            channel=site.channel,
+            channels=step.channels if site.channel is None else (site.channel,),
+            t=site.t,
+            z=slices,
+            pixel_size_um=layout.pixel_size_um if layout else None,
+            z_step_um=layout.z_step_um if layout else None,
+            positions_um=tuple(positions.get(field) for field in wanted),
+        )
+
+    def _files(self) -> dict[str, Writer]:
+        files: dict[str, Writer] = {}
+        wide = self.inputs.work.unit.field is None
+        for name, stacks in self.kept.items():
+            channels = tuple(dict.fromkeys(key[2] for key in stacks))
+            for index, channel in enumerate(channels):
+                for field in dict.fromkeys(key[0] for key in stacks):
+                    arrays = [a for (f, _, c), a in stacks.items() if f == field and c == channel]
+                    files[f"image.{name}{_mark(field, wide)}.{index}.npy"] = write_array(arrays)
+        for step in self.steps:
+            for output in step.outputs:
+                files.update(self._output_files(step, output, wide))
+        for step_index, states in self.states.items():
+            files[f"state.{step_index}.pickle"] = _write_pickle(states)
+        if self.stage.carries and self.images is not None:
+            files.update(_carry(self.images))
+        return files
+
+    def _output_files(self, step: PlannedStep, output: PlannedOutput, wide: bool) -> Iterator[tuple[str, Writer]]:
+        import pandas as pd
+
+        made = self.pixels.get((output.kind, output.name))
+        if made:
+            channels: Sequence[str | None] = step.channels if output.by_channel else (None,)
+            for field in dict.fromkeys(site.field for site in made):
+                times = dict.fromkeys(site.t for site in made)
+                for index, channel in enumerate(channels):
+                    arrays = [_gather(made, field, t, channel) for t in times]
+                    mark = _mark(field or 0, wide) + (f".{index}" if output.by_channel else "")
+                    present = [array for array in arrays if array is not None]
+                    yield f"{output.kind}.{output.name}{mark}.npy", write_array(present)
+        tables = self.tables.get((output.kind, output.name))
+        if tables:
+            joined = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+            yield f"{output.kind}.{output.name}.arrow", write_table(joined)
+
+
+def _groups(steps: Sequence[PlannedStep]) -> list[list[PlannedStep]]:
+    """Join steps along z that follow each other, unless one takes what another of them makes."""
+    groups: list[list[PlannedStep]] = []
+    for step in steps:
+        last = groups[-1] if groups else []
+        needs = {entry.step for entry in step.inputs}
+        alike = bool(last) and all(s.kind != "table" and s.stack == "z" for s in (*last, step))
+        if alike and not needs & {s.index for s in last}:
+            last.append(step)
+        else:
+            groups.append([step])
+    return groups
+
+
+def _gather(made: dict[Site, Pixels], field: int | None, t: int | None, channel: str | None) -> Pixels | None:
+    """Find an output's pixels for one field, time point and channel, planes of single calls joined along z."""
+    import numpy as np
+
+    planes = [
+        pixels
+        for site, pixels in made.items()
+        if site.channel == channel
+        and (site.field is None or field is None or site.field == field)
+        and (site.t is None or t is None or site.t == t)
+    ]
+    if not planes:
+        return None
+    return planes[0] if len(planes) == 1 else np.concatenate(planes)
+
+
+def _carry(images: Images) -> Iterator[tuple[str, Writer]]:
+    slices: dict[str, tuple[int, ...]] = {}
+    for index, channel in enumerate(images.channels):
+        for field in images.fields:
+            stacks = [images.get(field, t, channel) for t in images.times]
+            slices[channel] = stacks[0].slices
+            yield f"carried.f{field}.{index}.npy", write_array([stack.array for stack in stacks])
+    said = CarriedImages(channels=images.channels, fields=images.fields, size_t=len(images.times), slices=slices)
+    yield "carried.json", _write_bytes(msgspec.json.encode(said))
+
+
+def _mark(field: int, wide: bool) -> str:
+    return f".f{field}" if wide and field else ""
+
+
+def _merge(program: Program, inputs: UnitInputs, step_index: int, announce: Announce) -> dict[str, Writer]:
+    announce(step_index)
+    step = program.steps[step_index]
+    return {f"state.{step_index}.pickle": _write_pickle(_merged(program, step, inputs.states(step_index)))}
+
+
+def _merged(program: Program, step: PlannedStep, parts: Sequence[dict[str | None, Any]]) -> dict[str | None, Any]:
+    reducer = _Reducer(program, step)
+    merged: dict[str | None, Any] = {}
+    for part in parts:
+        for channel, state in part.items():
+            merged[channel] = reducer.merge(merged[channel], state) if channel in merged else state
+    return merged
+
+
+def _finish(program: Program, inputs: UnitInputs, step_index: int, announce: Announce) -> dict[str, Writer]:
+    announce(step_index)
+    step = program.steps[step_index]
+    reducer = _Reducer(program, step)
+    files: dict[str, Writer] = {}
+    tables: dict[PlannedOutput, list[Any]] = {}
+    merged = _merged(program, step, inputs.states(step_index))
+    by_channel = len(step.channels) > 1 and step.stack != "channel"
+    for channel, state in merged.items():
+        result = reducer.finish(state)
+        values = result if isinstance(result, tuple) and len(step.outputs) > 1 else (result,)
+        if len(values) != len(step.outputs):
+            raise StepError(step.index, f"finish returned {len(values)} outputs; the step names {len(step.outputs)}")
+        for output, value in zip(step.outputs, values, strict=True):
+            if output.kind in ("labels", "image"):
+                mark = f".{step.channels.index(channel)}" if by_channel and channel else ""
+                pixels = checked_labels(step, output.name, value, output.kind)
+                files[f"{output.kind}.{output.name}{mark}.npy"] = write_array([pixels])
+                continue
+            table = checked_table(step, output.name, value)
+            if by_channel:
+                table.insert(0, "channel", channel)
+            table.insert(0, "plate", program.plate_name)
+            tables.setdefault(output, []).append(table)
+    if tables:
+        import pandas as pd
+
+        for output, parts in tables.items():
+            files[f"{output.kind}.{output.name}.arrow"] = write_table(pd.concat(parts, ignore_index=True))
+    return files
+
+
+class _Reducer:
+    """The four methods of a step's reducer, whose exceptions become the step's errors."""
+
+    def __init__(self, program: Program, step: PlannedStep) -> None:
+        call = program.calls[step.index][ALL][0]
+        self._step = step
+        made = call.function
+        if isinstance(made, type):
+            made = call_function(step, call, (), {})
+        self._reducer = made
+
+    def init(self) -> Any:
+        return self._do("init")
+
+    def update(self, state: Any, stack: Pixels) -> Any:
+        return self._do("update", state, stack)
+
+    def merge(self, state: Any, other: Any) -> Any:
+        return self._do("merge", state, other)
+
+    def finish(self, state: Any) -> Any:
+        return self._do("finish", state)
+
+    def _do(self, method: str, *args: Any) -> Any:
+        return call_function(self._step, BoundCall(getattr(self._reducer, method), {}), args, {})
+
+
+def _write_pickle(value: Any) -> Writer:
+    return _write_bytes(pickle.dumps(value, protocol=5))
+
+
+def _write_bytes(data: bytes) -> Writer:
+    def write(file: BinaryIO) -> None:
+        write_all(file, memoryview(data))
+
+    return write

@@ -1,0 +1,70 @@
+"""The contract of an executor: does units somewhere, and tells how each ended."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from openhcs_jupyter.engine.program import Outcome, Program, Work
+
+
+class Session(ABC):
+    """One run's use of an executor; a context manager that ends its workers.
+
+    Every unit that was submitted has exactly one outcome, unless the session is cancelled. An executor may try a unit
+    again whose worker died, and never one whose function failed.
+    """
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many more units it takes now; what it holds beyond that would only wait in memory."""
+
+    @property
+    @abstractmethod
+    def running(self) -> Sequence[int]:
+        """Ids of the units that are being computed."""
+
+    @abstractmethod
+    def submit(self, work: Work) -> None:
+        """Take one unit, whose parents' results are in the run's store."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Return the outcomes that came since the last call; waits for one up to `timeout` seconds."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Stop everything at once; units that were not finished leave nothing behind."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Executor(ABC):
+    """Opens sessions."""
+
+    @abstractmethod
+    def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
+        """Begin a session.
+
+        Parameters
+        ----------
+        program
+            What all units of the run share.
+        workers
+            Processes that compute at a time.
+        unit_timeout_s
+            A unit that computes longer is stopped and has failed; 0 waits for ever.
+        """

@@ -1,0 +1,198 @@
+"""A small process that has imported what units need, and forks workers from itself in milliseconds.
+
+Forking from the kernel would copy its threads' locks in whatever state they are; starting a fresh interpreter for every
+worker would cost a second each. This process has one thread, imports the numerical libraries once, and shares their
+memory with all workers. When the process that started it ends, however it ends, it ends its workers and itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn
+
+_PRELOAD = (
+    "numpy",
+    "cv2",
+    "pandas",
+    "pyarrow",
+    "pyarrow.ipc",
+    "scipy.ndimage",
+    "openhcs_jupyter.functions.preload",
+    "openhcs_jupyter.repository.embedded",
+    "openhcs_jupyter.engine.worker",
+)
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_PROGRAM = """
+import socket, sys
+from openhcs_jupyter.engine.forkserver import serve
+serve(socket.socket(fileno=int(sys.argv[1])))
+"""
+_FORK, _REAP = b"F", b"R"
+_ANSWER = struct.Struct("<q")
+_PR_SET_PDEATHSIG = 1
+
+
+class ForkServer:
+    """The client's side: starts the process when it is needed, and asks it for workers. Safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the process if it does not run; it imports in the background."""
+        with self._lock:
+            self._ensure()
+
+    def fork(self, connection: int, status: int) -> int:
+        """Fork a worker.
+
+        Parameters
+        ----------
+        connection
+            File descriptor of the worker's end of a socket pair.
+        status
+            File descriptor of the memory in which it notes what it is doing.
+
+        Returns
+        -------
+        int
+            The worker's process id.
+        """
+        with self._lock:
+            control = self._ensure()
+            socket.send_fds(control, [_FORK + _ANSWER.pack(0)], [connection, status])
+            return self._answer(control)
+
+    def reap(self, pid: int) -> int:
+        """End a worker, if it has not ended, and return how: an exit status, or the signal's number, negative."""
+        with self._lock:
+            if self._control is None:
+                return -signal.SIGKILL
+            try:
+                self._control.sendall(_REAP + _ANSWER.pack(pid))
+                return self._answer(self._control)
+            except OSError:
+                self._stop()
+                return -signal.SIGKILL  # workers die with their server
+
+    def stop(self) -> None:
+        """End the process and all its workers."""
+        with self._lock:
+            self._stop()
+
+    def _ensure(self) -> socket.socket:
+        if self._process is not None and self._process.poll() is not None:
+            self._stop()
+        if self._control is None:
+            ours, theirs = socket.socketpair()
+            environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
+            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
+            self._process = subprocess.Popen(  # noqa: S603 - our own code
+                command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True, stdin=subprocess.DEVNULL
+            )
+            theirs.close()
+            self._control = ours
+        return self._control
+
+    def _answer(self, control: socket.socket) -> int:
+        data = b""
+        while len(data) < _ANSWER.size:
+            part = control.recv(_ANSWER.size - len(data))
+            if not part:
+                self._stop()
+                raise ConnectionError("the process that starts workers has ended")
+            data += part
+        answer: int = _ANSWER.unpack(data)[0]
+        return answer
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+_server = ForkServer()
+atexit.register(_server.stop)
+os.register_at_fork(after_in_child=lambda: _server.__init__())  # type: ignore[misc]  # a child has no server of its own
+
+
+def fork_server() -> ForkServer:
+    """Return this process's fork server."""
+    return _server
+
+
+def serve(control: socket.socket) -> NoReturn:
+    """Fork and reap workers until the other side closes `control`."""
+    for module in _PRELOAD:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    workers: set[int] = set()
+    while True:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(control, 1 + _ANSWER.size, 2)
+        except OSError:
+            message = b""
+        if not message:
+            break
+        if message[:1] == _FORK:
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _work(*descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            workers.add(pid)
+            control.sendall(_ANSWER.pack(pid))
+        else:
+            pid = _ANSWER.unpack(message[1:])[0]
+            control.sendall(_ANSWER.pack(_end(pid) if pid in workers else -signal.SIGKILL))
+            workers.discard(pid)
+    for pid in workers:
+        _end(pid)
+    os._exit(0)
+
+
+def _end(pid: int) -> int:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _work(connection: int, status: int) -> NoReturn:
+    from openhcs_jupyter.engine.worker import work
+
+    code = 1
+    try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        work(connection, status)
+        code = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,74 @@
+"""The journal of a run: one event a line, appended as it happens, read by whoever follows the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from openhcs_jupyter.events import AnyEvent
+
+_decoder = msgspec.json.Decoder(AnyEvent)
+_encoder = msgspec.json.Encoder()
+
+
+class Journal:
+    """Appends events to a run's journal. One writer at a time; the run's lock sees to that."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mend()
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, event: AnyEvent) -> None:
+        """Write one event; it is there for every reader when this returns.
+
+        Raises
+        ------
+        OSError
+            If the disk is full. A line that was written in part is taken back.
+        """
+        line = _encoder.encode(event) + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):
+            self._mend()
+            raise OSError(28, f"no space left for the journal {self._path}")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _mend(self) -> None:
+        """Cut off a last line that was not written to its end."""
+        if not self._path.exists():
+            return
+        with self._path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            while size > 0:
+                file.seek(size - 1)
+                if file.read(1) == b"\n":
+                    break
+                size -= 1
+            file.truncate(size)
+
+
+class JournalReader:
+    """Reads a journal from its beginning, and on as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def read(self) -> Iterator[AnyEvent]:
+        """Give the whole lines that were added since the last call; a line that is still being written waits."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                yield _decoder.decode(line)

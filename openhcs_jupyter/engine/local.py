@@ -1,0 +1,184 @@
+"""Runs units in worker processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+
+import cloudpickle
+
+from openhcs_jupyter.engine.executor import Executor, Session
+from openhcs_jupyter.engine.forkserver import fork_server
+from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
+from openhcs_jupyter.engine.store import RunFolder, stored_files
+from openhcs_jupyter.engine.worker import STATUS, Status
+
+_AT_HAND = 3
+"""Units that a worker holds: one computed, one read ahead, and one on its way."""
+_TRIES = 2
+
+
+class LocalExecutor(Executor):
+    """Worker processes on this machine, forked from one that has imported what units need."""
+
+    def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
+        """Fork the workers."""
+        return _LocalSession(program, workers, unit_timeout_s)
+
+
+class _Worker:
+    """One worker process, seen from its conductor."""
+
+    def __init__(self, program: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        memory = os.memfd_create("openhcs-worker") if hasattr(os, "memfd_create") else _unnamed_file()
+        os.truncate(memory, STATUS.size)
+        try:
+            self.pid = fork_server().fork(theirs.fileno(), memory)
+            self.status = Status(memory)
+        finally:
+            theirs.close()
+            os.close(memory)
+        self.status.note(-1, -1, 0.0)
+        self.connection = Connection(ours.detach())
+        self.held: deque[Work] = deque()
+        self.connection.send_bytes(program)
+
+    def end(self) -> int:
+        """End the process and return how it ended."""
+        self.connection.close()
+        return fork_server().reap(self.pid)
+
+
+class _LocalSession(Session):
+    def __init__(self, program: Program, workers: int, unit_timeout_s: float) -> None:
+        self._program = cloudpickle.dumps(program, protocol=5)
+        self._folder = RunFolder(program.run_folder)
+        self._timeout = unit_timeout_s
+        self._tries: dict[int, int] = {}
+        self._waiting: deque[Work] = deque()
+        self._early_deaths = 0
+        self._workers = [_Worker(self._program) for _ in range(workers)]
+
+    @property
+    def room(self) -> int:
+        return sum(_AT_HAND - len(worker.held) for worker in self._workers) - len(self._waiting)
+
+    @property
+    def running(self) -> Sequence[int]:
+        units = (worker.status.read()[0] for worker in self._workers)
+        return [unit for unit in units if unit >= 0]
+
+    def submit(self, work: Work) -> None:
+        self._waiting.append(work)
+        self._hand_out()
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for ready in wait(list(by_connection), timeout):
+            worker = by_connection[ready]  # type: ignore[index]  # wait gives back what it was given
+            try:
+                while True:
+                    outcome: Outcome = worker.connection.recv()
+                    worker.held = deque(work for work in worker.held if work.unit.id != outcome.unit)
+                    self._tries.pop(outcome.unit, None)
+                    outcomes.append(outcome)
+                    if not worker.connection.poll():
+                        break
+            except (EOFError, OSError):
+                outcomes += self._replace(worker)
+        outcomes += self._overdue()
+        self._hand_out()
+        return outcomes
+
+    def cancel(self) -> None:
+        self._waiting.clear()
+        for worker in self._workers:
+            worker.held.clear()
+        self.close()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.end()
+            worker.status.close()
+        self._workers = []
+
+    def _hand_out(self) -> None:
+        """Give waiting units to the workers that hold the fewest."""
+        while self._waiting and self._workers:
+            worker = min(self._workers, key=lambda worker: len(worker.held))
+            if len(worker.held) >= _AT_HAND:
+                return
+            work = self._waiting.popleft()
+            worker.held.append(work)
+            with suppress(OSError):  # a worker that just died is seen when it is waited for
+                worker.connection.send(work)
+
+    def _overdue(self) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        if not self._timeout:
+            return outcomes
+        now = time.monotonic()
+        for worker in list(self._workers):
+            unit, step, since = worker.status.read()
+            if unit >= 0 and now - since > self._timeout:
+                message = f"took longer than {self._timeout:g} s and was stopped"
+                outcomes += self._replace(worker, Failure(message=message, step=step if step >= 0 else None))
+        return outcomes
+
+    def _replace(self, worker: _Worker, stopped: Failure | None = None) -> list[Outcome]:
+        """Put a new worker in the place of one that died, and see what became of the units that it held."""
+        unit, step, _ = worker.status.read()
+        how = worker.end()
+        worker.status.close()
+        outcomes: list[Outcome] = []
+        again: list[Work] = []
+        blamed = unit
+        for work in worker.held:
+            number = work.unit.id
+            if self._folder.holds(work.key, None):
+                outcomes.append(Outcome(unit=number, files=stored_files(self._folder.units / work.key)))
+                continue
+            if blamed < 0:
+                blamed = number  # it died reading or writing, and this was the first in line
+            if number != blamed:
+                again.append(work)
+                continue
+            self._tries[number] = self._tries.get(number, 0) + 1
+            failure = stopped
+            if failure is None and self._tries[number] >= _TRIES:
+                failure = Failure(message=_death(how), step=step if step >= 0 and unit == number else None)
+            if failure is None:
+                again.append(work)
+            else:
+                outcomes.append(Outcome(unit=number, failure=failure))
+        self._waiting.extendleft(reversed(again))
+        self._workers[self._workers.index(worker)] = _Worker(self._program)
+        return outcomes
+
+
+def _death(how: int) -> str:
+    """Say how a worker died."""
+    if how >= 0:
+        return f"its worker process ended by itself with status {how}, twice"
+    name = signal.Signals(-how).name
+    why = {
+        "SIGBUS": "a file became shorter while it was read",
+        "SIGKILL": "perhaps the machine ran out of memory",
+        "SIGSEGV": "a library crashed",
+    }.get(name, "it crashed")
+    return f"its worker process was killed by {name}, twice: {why}"
+
+
+def _unnamed_file() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,108 @@
+"""What a worker is given: the program of a run once, and the work of a unit each time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage, TakenChannel, Unit
+from openhcs_jupyter.events import StoredFile
+from openhcs_jupyter.model import Channel, Image, ResultSpec, RunRecord
+from openhcs_jupyter.pipeline.chains import Chains, chains_of
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """What all units of a run share. Travels to workers through cloudpickle, as it holds the user's functions."""
+
+    repository: str
+    run_folder: Path
+    record: RunRecord
+    plate_name: str
+    rows: int
+    columns: int
+    channels: tuple[TakenChannel, ...]
+    plate_channels: tuple[Channel, ...]
+    size_t: int
+    steps: tuple[PlannedStep, ...]
+    stages: tuple[Stage, ...]
+    results: tuple[ResultSpec, ...]
+    calls: dict[int, Chains]
+    """By step index."""
+    search_path: tuple[str, ...]
+    """Where Python looks for modules, so that workers find the user's."""
+    working_folder: str
+
+
+def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
+    """Put together the program of a plan that is bound to its pipeline and plate."""
+    plate = plan.plate
+    return Program(
+        repository=plan.repository,
+        run_folder=run_folder,
+        record=record,
+        plate_name=plate.name,
+        rows=plate.rows,
+        columns=plate.columns,
+        channels=plan.channels,
+        plate_channels=plate.channels,
+        size_t=plan.size_t,
+        steps=plan.steps,
+        stages=plan.stages,
+        results=plan.results,
+        calls={step.index: chains_of(plan.pipeline.steps[step.index]) for step in plan.steps},
+        search_path=tuple(sys.path),
+        working_folder=str(Path.cwd()),
+    )
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One field's image that a unit reads or writes about."""
+
+    field: int
+    image: Image
+    position_um: tuple[float, float] | None
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """A unit whose results are there for this one to take."""
+
+    stage: int
+    well: str | None
+    field: int | None
+    key: str
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One unit, with what it needs that is not in the program."""
+
+    unit: Unit
+    sources: tuple[Source, ...]
+    """The fields of the unit's place."""
+    parents: tuple[Parent, ...]
+    key: str
+    """Name of its folder in the run's store."""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a unit has no results."""
+
+    message: str
+    step: int | None = None
+    """Index of the step."""
+    traceback: str = ""
+    whole_run: bool = False
+    """The next unit would fail alike: the disk is full."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a unit ended."""
+
+    unit: int
+    failure: Failure | None = None
+    files: tuple[StoredFile, ...] = ()
+    read_s: float = 0.0
+    compute_s: float = 0.0
+    write_s: float = 0.0
+    bytes_read: int = 0

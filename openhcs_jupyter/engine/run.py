@@ -1,0 +1,345 @@
+"""A run as its user sees it: status, progress, events, results."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
+from openhcs_jupyter.compiler.problems import known
+from openhcs_jupyter.engine.conductor import Conductor
+from openhcs_jupyter.engine.images import Pixels
+from openhcs_jupyter.engine.journal import JournalReader
+from openhcs_jupyter.engine.results import read_pixels, read_tables
+from openhcs_jupyter.engine.store import RunFolder
+from openhcs_jupyter.errors import RunError
+from openhcs_jupyter.events import (
+    AnyEvent,
+    Progress,
+    RunFinished,
+    RunStarted,
+    StageProgress,
+    UnitDone,
+    UnitFailed,
+)
+from openhcs_jupyter.model import ResultSpec, RunRecord, RunStatus, parse_well, well_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TICK_S = 0.1
+
+
+class Run:
+    """A run: one that this process conducts, one that another process conducts, or one that has ended.
+
+    Its events come from its journal, so all three look alike.
+    """
+
+    def __init__(self, folder: RunFolder, plan: ExecutionPlan, record: RunRecord) -> None:
+        self._folder = folder
+        self.plan = plan
+        """What is done."""
+        self.record = record
+        """What is kept of the run for good."""
+        self._conductor: Conductor | None = None
+        self._thread: threading.Thread | None = None
+        self._reader = JournalReader(folder.journal)
+        self._news = threading.Condition()
+        self._seen = _Seen(plan)
+
+    def conduct(self, conductor: Conductor) -> None:
+        """Begin to conduct the run in a thread of this process."""
+        self._conductor = conductor
+        self._thread = threading.Thread(target=conductor.run, name=f"openhcs-{self.id}")
+        self._thread.start()
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """The run's name, as the cell gave it."""
+        return self.record.name
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder in the run store."""
+        return self._folder.path
+
+    @property
+    def status(self) -> RunStatus:
+        """``running``, ``done``, ``failed``, ``cancelled``, or ``interrupted`` if its process ended before it did."""
+        self._refresh()
+        finished = self._seen.finished
+        if finished is not None:
+            return finished.status
+        if self._conductor is not None or self._folder.is_conducted():
+            return "running"
+        self._refresh()
+        return self._seen.finished.status if self._seen.finished else "interrupted"
+
+    @property
+    def message(self) -> str:
+        """Why the run failed or stopped; empty if it did not."""
+        self._refresh()
+        return self._seen.finished.message if self._seen.finished else ""
+
+    @property
+    def results_at(self) -> str | None:
+        """Where saved results are; None if there are none."""
+        self._refresh()
+        return self._seen.finished.results if self._seen.finished else None
+
+    @property
+    def failures(self) -> tuple[UnitFailed, ...]:
+        """The units that failed by themselves, with their reasons."""
+        self._refresh()
+        return tuple(event for event in self._seen.failed.values() if event.because is None)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        self._refresh()
+        return self._seen.progress(self._conductor.running if self._conductor else ())
+
+    def events(self, *, follow: bool = True) -> Iterator[AnyEvent]:
+        """Iterate over what has happened since the run was first started.
+
+        Parameters
+        ----------
+        follow
+            Wait for what is yet to happen, until the run has ended.
+        """
+        reader = JournalReader(self._folder.journal)
+        while True:
+            ended = not follow or self.status != "running"
+            yield from reader.read()
+            if ended:
+                return
+            with self._news:
+                self._news.wait(_TICK_S)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run has ended, up to `timeout` seconds; tells whether it has."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.status == "running":
+            left = _TICK_S if end is None else min(_TICK_S, end - time.monotonic())
+            if left <= 0:
+                return False
+            with self._news:
+                self._news.wait(left)
+        if self._thread is not None:
+            self._thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return True
+
+    def cancel(self) -> None:
+        """Stop the run; it can be resumed.
+
+        Raises
+        ------
+        RunError
+            If another process conducts it.
+        """
+        if self._conductor is not None:
+            self._conductor.cancel()
+        elif self.status == "running":
+            raise RunError(
+                f"Run {self.id} is conducted by another process and cannot be cancelled from here.",
+                "Cancel it in the notebook or shell that started it.",
+            )
+
+    def result(self) -> Run:
+        """Wait for the run and return it.
+
+        Raises
+        ------
+        RunError
+            If it has not ended well; tells the first failures.
+        """
+        self.wait()
+        if self.status != "done":
+            raise RunError(self.summary(), "Mend the cause, then go on with --resume.")
+        return self
+
+    def summary(self) -> str:
+        """Say in a few lines how the run ended."""
+        progress = self.progress
+        done = sum(stage.done for stage in progress.stages)
+        head = f"Run {self.name} ({self.id}) is {self.status}: {done} of {len(self.plan.units)} units done"
+        lines = [head + (f"; {self.message}" if self.message else "")]
+        for event in self.failures[:5]:
+            field = f" field {event.field}" if event.field is not None else ""
+            step = f", step {event.step}" if event.step else ""
+            line = f" (line {event.line})" if event.line else ""
+            lines.append(f"  {event.well or 'plate'}{field}{step}{line}: {event.message}")
+        if len(self.failures) > 5:
+            lines.append(f"  and {len(self.failures) - 5} more")
+        return "\n".join(lines)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table or points: one row an object, with plate, well and field.
+
+        Parameters
+        ----------
+        name
+            Name of the output.
+
+        Returns
+        -------
+        DataFrame
+            Of all units that are done, in plate order.
+
+        Raises
+        ------
+        RunError
+            If the run makes no such table; lists those that it makes.
+        """
+        spec = self._spec(name, ("table", "points"))
+        places = self._units_of(spec)
+        return read_tables([self._folder.units / key / f"{spec.kind}.{spec.name}.arrow" for _, key in places])
+
+    def image(self, name: str | None = None, *, well: str | None = None, field: int = 1) -> Pixels:
+        """Return an image result of one field.
+
+        Parameters
+        ----------
+        name
+            Name of the step or output; may be left out if there is only one.
+        well
+            Such as ``A01``; may be left out where the result is one for the plate.
+        field
+            Number of the field, counted from 1.
+
+        Returns
+        -------
+        ndarray of shape (T, C, Z, Y, X)
+            Channels as the plan's result lists them. A read-only map of the file where there is one channel.
+
+        Raises
+        ------
+        RunError
+            If there is no such result, or the field is not done.
+        """
+        return self._pixels("image", name, well, field)
+
+    def labels(self, name: str | None = None, *, well: str | None = None, field: int = 1) -> Pixels:
+        """Return the labels of one field as ``(T, 1, Z, Y, X)`` integers, 0 is background; see `image`."""
+        return self._pixels("labels", name, well, field)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name!r} ({self.id}): {self.status}>"
+
+    def notify(self) -> None:
+        """Wake those who wait for news; the conductor calls it."""
+        with self._news:
+            self._news.notify_all()
+
+    def _refresh(self) -> None:
+        with self._news:
+            for event in self._reader.read():
+                self._seen.take(event)
+
+    def _pixels(self, kind: str, name: str | None, well: str | None, field: int) -> Pixels:
+        spec = self._spec(name, (kind,))
+        place = None
+        if spec.scope != "plate":
+            if well is None:
+                raise RunError(f"{spec.name} has an image for each {spec.scope}: name the well, well='A01'.")
+            place = well_name(*parse_well(well))
+        for unit, key in self._units_of(spec):
+            if (place is None or unit.well == place) and unit.field in (None, field):
+                pixels = read_pixels(self._folder.units / key, spec, field)
+                if pixels is not None:
+                    return pixels
+        where = f" of {place} field {field}" if place else ""
+        raise RunError(f"{spec.name}{where} is not there.", "It is not done yet, failed, or is not in the run.")
+
+    def _spec(self, name: str | None, kinds: tuple[str, ...]) -> ResultSpec:
+        there = [spec for spec in self.plan.results if spec.kind in kinds]
+        if name is None and len(there) == 1:
+            return there[0]
+        for spec in there:
+            if spec.name == name:
+                return spec
+        hint = known(name or "", [spec.name for spec in there])
+        raise RunError(f"Run {self.name} makes no {' or '.join(kinds)} {name!r}." if name else "Say which.", hint)
+
+    def _units_of(self, spec: ResultSpec) -> list[tuple[Unit, str]]:
+        """List the finished units that make a result, with the names of their folders."""
+        self._refresh()
+        stages = {s.index for s in self.plan.stages if spec.step in s.steps and s.kind in ("compute", "finish")}
+        reducer = self.plan.steps[spec.step].kind == "reducer"
+        units = []
+        for number, fingerprint in sorted(self._seen.done.items()):
+            unit = self.plan.units[number]
+            finishes = self.plan.stages[unit.stage].kind == "finish"
+            if unit.stage in stages and finishes == reducer:
+                units.append((unit, msgspec.structs.replace(unit, fingerprint=fingerprint).key))
+        return units
+
+
+class _Seen:
+    """What the journal has told so far."""
+
+    def __init__(self, plan: ExecutionPlan) -> None:
+        self._plan = plan
+        self.done: dict[int, str] = {}
+        """Fingerprints of the results, by unit."""
+        self.failed: dict[int, UnitFailed] = {}
+        self.finished: RunFinished | None = None
+        self._started: RunStarted | None = None
+        self._last = 0.0
+        self._bytes = 0
+        self._counts = [[0, 0] for _ in plan.stages]
+        self._fresh = 0
+
+    def take(self, event: AnyEvent) -> None:
+        self._last = event.time
+        if isinstance(event, RunStarted):
+            self.__init__(self._plan)  # type: ignore[misc]  # a resumed run tells again what it keeps
+            self._started = event
+            self._last = event.time
+        elif isinstance(event, UnitDone):
+            self.done[event.unit] = event.fingerprint
+            self._counts[self._plan.units[event.unit].stage][0] += 1
+            self._fresh += not event.reused
+            self._bytes += event.bytes_read
+        elif isinstance(event, UnitFailed):
+            self.failed[event.unit] = event
+            self._counts[self._plan.units[event.unit].stage][1] += 1
+        else:
+            self.finished = event
+
+    def progress(self, running: Sequence[int]) -> Progress:
+        active = [0] * len(self._plan.stages)
+        for unit in running:
+            active[self._plan.units[unit].stage] += 1
+        stages = tuple(
+            StageProgress(
+                name=stage.name,
+                total=stage.units,
+                done=self._counts[stage.index][0],
+                failed=self._counts[stage.index][1],
+                running=active[stage.index],
+            )
+            for stage in self._plan.stages
+        )
+        begin = self._started.time if self._started else self._last
+        elapsed = (self._last if self.finished else max(self._last, time.time())) - begin if self._started else 0.0
+        rate = self._fresh / elapsed if elapsed > 0 else 0.0
+        left = sum(stage.total - stage.done - stage.failed for stage in stages)
+        return Progress(
+            stages=stages,
+            elapsed_s=elapsed,
+            units_per_s=rate,
+            remaining_s=left / rate if rate and not self.finished else None,
+            bytes_read=self._bytes,
+        )

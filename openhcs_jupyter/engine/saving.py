@@ -1,0 +1,38 @@
+"""Writes a run's results into the repository: fields by the workers, tables and provenance by the conductor."""
+
+from __future__ import annotations
+
+from openhcs_jupyter.engine.images import Pixels
+from openhcs_jupyter.engine.program import Program, Work
+from openhcs_jupyter.engine.results import read_pixels
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository import FieldResults, Repository
+
+
+def save_field(program: Program, work: Work, repository: Repository) -> None:
+    """Write the images and labels of one field, or of a well whose fields are joined."""
+    writer = repository.writer(program.record)
+    units = program.run_folder / "units"
+    unit = work.unit
+    assert unit.well is not None
+    arrays: dict[str, Pixels] = {}
+    for spec in program.results:
+        if spec.kind in ("image", "labels") and spec.scope == program.stages[unit.stage].scope:
+            for parent in work.parents:
+                pixels = read_pixels(units / parent.key, spec, unit.field)
+                if pixels is not None:
+                    arrays[spec.name] = pixels
+                    break
+            else:
+                raise RepositoryError(f"{unit.well}: there is no {spec.kind} {spec.name!r} to save")
+    source = work.sources[0]
+    writer.write_field(
+        FieldResults(
+            well=unit.well,
+            field=unit.field or 1,
+            arrays=arrays,
+            pixel_size_um=source.image.layout.pixel_size_um,
+            z_step_um=source.image.layout.z_step_um,
+            position_um=source.position_um if unit.field else None,
+        )
+    )

@@ -1,0 +1,233 @@
+"""Starts, resumes, finds and lists runs."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from openhcs_jupyter.compiler.plan import ExecutionPlan
+from openhcs_jupyter.compiler.problems import known
+from openhcs_jupyter.config import load_settings
+from openhcs_jupyter.engine.conductor import Conductor, OnError
+from openhcs_jupyter.engine.executor import Executor
+from openhcs_jupyter.engine.journal import JournalReader
+from openhcs_jupyter.engine.local import LocalExecutor
+from openhcs_jupyter.engine.program import program_of
+from openhcs_jupyter.engine.run import Run
+from openhcs_jupyter.engine.store import RunFolder
+from openhcs_jupyter.errors import RunError
+from openhcs_jupyter.events import StoredFile, UnitDone
+from openhcs_jupyter.model import RunRecord, RunStatus
+from openhcs_jupyter.pipeline.chains import chains_of
+from openhcs_jupyter.pipeline.fingerprint import package_versions
+from openhcs_jupyter.repository import Repository, connect
+
+Options = Mapping[str, str | int | float | bool | list[str] | None]
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the list of runs."""
+
+    id: str
+    name: str
+    plate_name: str
+    status: RunStatus
+    started: str
+    units: int
+    done: int
+    failed: int
+    results: str | None
+
+
+def run(
+    plan: ExecutionPlan,
+    executor: Executor | None = None,
+    *,
+    on_error: OnError = "continue",
+    resume: str | None = None,
+    force: bool = False,
+    unit_timeout_s: float | None = None,
+    options: Options | None = None,
+) -> Run:
+    """Start a run; returns at once.
+
+    Parameters
+    ----------
+    plan
+        From `compile`.
+    executor
+        Where units are done; worker processes on this machine if left out.
+    on_error
+        ``continue``: a failing unit is reported and the others go on. ``stop``: it ends the run.
+    resume
+        Id of a run of this plate, or ``last``: the latest of this name that did not end well. Its finished units are
+        not done again.
+    force
+        Do every unit, also those whose results are there.
+    unit_timeout_s
+        A unit that computes longer is stopped and has failed; 0 waits for ever. Left out, the settings say.
+    options
+        The options as the user gave them, for the provenance.
+
+    Raises
+    ------
+    RunError
+        If there is no such run to resume, another process conducts it, or its folder cannot be written.
+    """
+    repository = connect(plan.repository)
+    folder, known_files = _folder(plan, repository, resume, force)
+    record = _record(plan, folder.run_id, options or {})
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = folder.lock()
+    except OSError as error:
+        raise RunError(
+            f"The run's folder {folder.path} cannot be written: {error.strerror}",
+            "Free space there, mend its permissions, or connect to a repository in another folder.",
+        ) from error
+    try:
+        folder.create(record, plan)
+        started = Run(folder, plan, record)
+        conductor = Conductor(
+            plan,
+            program_of(plan, record, folder.path),
+            repository,
+            record,
+            folder,
+            lock,
+            executor or LocalExecutor(),
+            on_error=on_error,
+            unit_timeout_s=load_settings().unit_timeout_s if unit_timeout_s is None else unit_timeout_s,
+            known=known_files,
+            notify=started.notify,
+        )
+    except BaseException:
+        lock.close()
+        raise
+    started.conduct(conductor)
+    return started
+
+
+def load_run(repository: Repository, run_id: str) -> Run:
+    """Find a run by its id, or the latest of a name.
+
+    Raises
+    ------
+    RunError
+        If there is none; lists the latest runs.
+    """
+    for folder in _folders(repository):
+        if folder.run_id == run_id or _name(folder) == run_id:
+            return Run(folder, folder.plan(), folder.record())
+    ids = [folder.run_id for folder in _folders(repository)]
+    raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
+
+
+def list_runs(repository: Repository) -> list[RunSummary]:
+    """List the runs of a repository, the latest first."""
+    summaries = []
+    for folder in _folders(repository):
+        try:
+            found = Run(folder, folder.plan(), folder.record())
+        except RunError:
+            continue  # a folder that was being made when its process ended holds nothing yet
+        stages = found.progress.stages
+        summaries.append(
+            RunSummary(
+                id=found.id,
+                name=found.name,
+                plate_name=found.record.plate_name,
+                status=found.status,
+                started=found.record.started,
+                units=len(found.plan.units),
+                done=sum(stage.done for stage in stages),
+                failed=sum(stage.failed for stage in stages),
+                results=found.results_at,
+            )
+        )
+    return summaries
+
+
+def _folders(repository: Repository) -> list[RunFolder]:
+    place = repository.runs_folder
+    names = sorted((path.name for path in place.iterdir() if path.is_dir()), reverse=True) if place.is_dir() else []
+    return [RunFolder(place / name) for name in names]
+
+
+def _name(folder: RunFolder) -> str | None:
+    try:
+        return folder.record().name
+    except RunError:
+        return None
+
+
+def _folder(
+    plan: ExecutionPlan, repository: Repository, resume: str | None, force: bool
+) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
+    if resume is None:
+        started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}
+    candidates = [
+        folder
+        for folder in _folders(repository)
+        if (resume in ("last", folder.run_id)) and _is_of(folder, plan, exactly=resume != "last")
+    ]
+    for folder in candidates:
+        if resume != "last" or Run(folder, folder.plan(), folder.record()).status != "done":
+            return folder, {} if force else _known_files(folder)
+    if resume == "last":
+        raise RunError(
+            f"No run {plan.name!r} of plate {plan.plate_name} is left to resume.", "Start it without --resume."
+        )
+    raise RunError(
+        f"There is no run {resume!r} of plate {plan.plate_name}.",
+        known(resume, [folder.run_id for folder in _folders(repository)]),
+    )
+
+
+def _is_of(folder: RunFolder, plan: ExecutionPlan, *, exactly: bool) -> bool:
+    try:
+        record = folder.record()
+    except RunError:
+        return False
+    return record.plate_id == plan.plate_id and (exactly or record.name == plan.name)
+
+
+def _known_files(folder: RunFolder) -> dict[str, tuple[StoredFile, ...]]:
+    """Read from the journal which files each finished unit has, by the fingerprint's part in its folder's name."""
+    by_fingerprint = {
+        event.fingerprint[:16]: event.files
+        for event in JournalReader(folder.journal).read()
+        if isinstance(event, UnitDone)
+    }
+    if not folder.units.is_dir():
+        return {}
+    keys = (path.name for path in folder.units.iterdir())
+    return {key: by_fingerprint[key[-16:]] for key in keys if key[-16:] in by_fingerprint}
+
+
+def _record(plan: ExecutionPlan, run_id: str, options: Options) -> RunRecord:
+    pipeline = plan.pipeline
+    functions = [call.function for step in pipeline.steps for chain in chains_of(step).values() for call in chain]
+    chosen = {image for unit in plan.units for image in unit.images}
+    versions = {image.id: image.version for _, field in plan.plate.fields() for image in field.images}
+    return RunRecord(
+        id=run_id,
+        name=plan.name,
+        repository=plan.repository,
+        plate_id=plan.plate_id,
+        plate_name=plan.plate_name,
+        source=pipeline.source,
+        source_name=pipeline.source_name,
+        options=dict(options),
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(functions),
+        inputs={image: versions[image] for image in sorted(chosen)},
+    )

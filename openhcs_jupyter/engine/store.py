@@ -1,0 +1,218 @@
+"""The run store: a folder for each run, in which a unit's results appear whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
+from openhcs_jupyter.errors import RunError
+from openhcs_jupyter.events import StoredFile
+from openhcs_jupyter.model import RunRecord
+
+Writer = Callable[[BinaryIO], None]
+"""Writes one file's bytes."""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ``run.json`` is the record, ``plan.json`` the plan, ``journal.jsonl`` the events, and ``units/KEY/`` the results of
+    a unit. A unit's folder is written beside its place and renamed into it, so it is there only when it is whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.units = path / "units"
+        self.journal = path / "journal.jsonl"
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is the folder's name."""
+        return self.path.name
+
+    def create(self, record: RunRecord, plan: ExecutionPlan) -> None:
+        """Make the folder, or bring an interrupted run's up to date with its new plan."""
+        try:
+            self.units.mkdir(parents=True, exist_ok=True)
+            self._write("run.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
+            self._write("plan.json", plan.to_json())
+        except OSError as error:
+            raise RunError(
+                f"The run's folder {self.path} cannot be written: {error.strerror}",
+                "Free space there, mend its permissions, or connect to a repository in another folder.",
+            ) from error
+
+    def record(self) -> RunRecord:
+        """Read the run's record.
+
+        Raises
+        ------
+        RunError
+            If there is none, or it cannot be read.
+        """
+        try:
+            return msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunRecord)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RunError(f"{self.path} holds no run that can be read: {error}") from error
+
+    def plan(self) -> ExecutionPlan:
+        """Read the run's plan."""
+        try:
+            return ExecutionPlan.from_json((self.path / "plan.json").read_bytes())
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RunError(f"The plan of run {self.run_id} cannot be read: {error}") from error
+
+    def lock(self) -> Lock:
+        """Take the run for this process; held until it is closed or the process ends.
+
+        Raises
+        ------
+        RunError
+            If another process conducts the run.
+        """
+        return Lock(self.path)
+
+    def is_conducted(self) -> bool:
+        """Tell whether a process conducts the run now."""
+        try:
+            self.lock().close()
+        except RunError:
+            return True
+        return False
+
+    def unit(self, unit: Unit) -> Path:
+        """Return the place of a unit's results."""
+        return self.units / unit.key
+
+    def holds(self, key: str, files: Sequence[StoredFile] | None) -> bool:
+        """Tell whether a unit's results are there, with the sizes that the journal has of them, if it has any."""
+        place = self.units / key
+        if files is None:
+            return place.is_dir()
+        try:
+            return all((place / file.name).stat().st_size == file.size for file in files) and place.is_dir()
+        except OSError:
+            return False
+
+    def commit(self, key: str, files: Mapping[str, Writer]) -> tuple[StoredFile, ...]:
+        """Write a unit's results; they appear all at once, or not at all.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written; what was written is removed.
+        """
+        place = self.units / key
+        partial = self.units / f".{key}.{os.getpid()}"
+        stored = []
+        try:
+            partial.mkdir()
+            for name, write in files.items():
+                with (partial / name).open("wb", buffering=0) as file:
+                    write(file)
+                    stored.append(StoredFile(name, file.tell()))
+            if place.exists():  # an older result whose files were damaged
+                shutil.rmtree(place)
+            partial.rename(place)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return tuple(stored)
+
+    def sweep(self) -> None:
+        """Remove what units that were killed left half written."""
+        for partial in self.units.glob(".*"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, name: str, text: bytes) -> None:
+        partial = self.path / f".{name}.partial"
+        partial.write_bytes(text)
+        partial.replace(self.path / name)
+
+
+class Lock:
+    """Holds a run for one process; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise RunError(
+                f"Run {folder.name} is being conducted by another process.",
+                f"Follow it with %openhcs attach {folder.name}.",
+            ) from None
+
+    def close(self) -> None:
+        """Let go of the run."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def write_array(arrays: Sequence[Any]) -> Writer:
+    """Return a writer of arrays ``(N, Y, X)``, alike in shape and dtype, as one ``.npy`` file ``(T, N, Y, X)``."""
+    import numpy as np
+
+    first = arrays[0]
+
+    def write(file: BinaryIO) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(first.dtype),
+            "fortran_order": False,
+            "shape": (len(arrays), *first.shape),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            write_all(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    return write
+
+
+def write_table(table: Any) -> Writer:
+    """Return a writer of a pandas ``DataFrame`` as an Arrow file."""
+    import pyarrow as pa
+
+    def write(file: BinaryIO) -> None:
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, arrow.schema) as writer:
+            writer.write_table(arrow)
+        write_all(file, memoryview(sink.getvalue()))
+
+    return write
+
+
+def write_all(file: BinaryIO, data: memoryview) -> None:
+    """Write all of `data` to an unbuffered file, which may take it in parts."""
+    while data.nbytes:
+        written = file.write(data)
+        data = data[written:]
+
+
+def read_array(path: Path) -> Any:
+    """Map a ``.npy`` file read-only."""
+    import numpy as np
+
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_table(path: Path) -> Any:
+    """Read an Arrow file as a pandas ``DataFrame``."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all().to_pandas()
+
+
+def stored_files(place: Path) -> tuple[StoredFile, ...]:
+    """List the files of a unit's folder."""
+    return tuple(StoredFile(path.name, path.stat().st_size) for path in sorted(place.iterdir()))

@@ -1,0 +1,173 @@
+"""A worker process: reads the next unit, computes this one and writes the last, each in a thread of its own."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import queue
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+import cloudpickle
+
+from openhcs_jupyter.engine.calls import StepError, describe, trace_of
+from openhcs_jupyter.engine.compute import compute
+from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
+from openhcs_jupyter.engine.reading import UnitInputs
+from openhcs_jupyter.engine.saving import save_field
+from openhcs_jupyter.engine.store import RunFolder, Writer
+from openhcs_jupyter.events import StoredFile
+from openhcs_jupyter.repository import Repository, connect
+
+STATUS = struct.Struct("<qqd")
+"""What a worker notes of itself: unit, step (-1 where there is none), and when it began, by the monotonic clock."""
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
+
+
+class Status:
+    """The memory in which a worker notes what it is doing; its conductor reads it also when the worker is dead."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, STATUS.size)
+
+    def note(self, unit: int, step: int, since: float) -> None:
+        """Note what is done now."""
+        STATUS.pack_into(self._memory, 0, unit, step, since)
+
+    def read(self) -> tuple[int, int, float]:
+        """Return unit, step and since when."""
+        unit, step, since = STATUS.unpack_from(self._memory, 0)
+        return unit, step, since
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._memory.close()
+
+
+class _Computed:
+    """A unit between computing and writing."""
+
+    def __init__(self, inputs: UnitInputs) -> None:
+        self.inputs = inputs
+        self.files: Mapping[str, Writer] = {}
+        self.failure: Failure | None = None
+        self.compute_s = 0.0
+
+
+def work(connection: int, status: int) -> None:
+    """Work until the conductor closes the connection."""
+    conductor = Connection(connection)
+    program: Program = cloudpickle.loads(conductor.recv_bytes())
+    sys.path[:] = [*program.search_path, *(path for path in sys.path if path not in program.search_path)]
+    os.chdir(program.working_folder)
+    _limit_threads()
+    with connect(program.repository) as repository:
+        _Worker(conductor, Status(status), program, repository).run()
+
+
+class _Worker:
+    def __init__(self, conductor: Connection, status: Status, program: Program, repository: Repository) -> None:
+        self._conductor = conductor
+        self._status = status
+        self._program = program
+        self._repository = repository
+        self._folder = RunFolder(program.run_folder)
+        # One unit waits at each door, so that memory stays bounded.
+        self._to_compute: queue.Queue[UnitInputs | None] = queue.Queue(1)
+        self._to_write: queue.Queue[_Computed | None] = queue.Queue(1)
+
+    def run(self) -> None:
+        reader = threading.Thread(target=self._read, name="read", daemon=True)
+        writer = threading.Thread(target=self._write, name="write")
+        reader.start()
+        writer.start()
+        while (inputs := self._to_compute.get()) is not None:
+            self._to_write.put(self._compute(inputs))
+        self._to_write.put(None)
+        writer.join()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                work: Work = self._conductor.recv()
+            except (EOFError, OSError):
+                self._to_compute.put(None)
+                return
+            inputs = UnitInputs(self._program, work, self._repository)
+            inputs.read_ahead()
+            self._to_compute.put(inputs)
+
+    def _compute(self, inputs: UnitInputs) -> _Computed:
+        unit = inputs.work.unit
+        stage = self._program.stages[unit.stage]
+        begin = time.monotonic()
+        done = _Computed(inputs)
+        self._status.note(unit.id, -1, begin)
+        try:
+            if inputs.failure is not None:
+                raise inputs.failure
+            if stage.kind == "save":
+                save_field(self._program, inputs.work, self._repository)
+            else:
+                done.files = compute(self._program, inputs, lambda step: self._status.note(unit.id, step, begin))
+        except StepError as error:
+            done.failure = Failure(message=error.message, step=error.step, traceback=error.trace)
+        except OSError as error:
+            done.failure = _write_failure(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit and is reported
+            cause = error.__cause__
+            no_space = isinstance(cause, OSError) and cause.errno in _NO_SPACE and stage.kind == "save"
+            done.failure = Failure(message=_told(error), traceback=trace_of(error), whole_run=no_space)
+        done.compute_s = time.monotonic() - begin
+        self._status.note(-1, -1, 0.0)
+        return done
+
+    def _write(self) -> None:
+        while (done := self._to_write.get()) is not None:
+            begin = time.monotonic()
+            inputs = done.inputs
+            stored: tuple[StoredFile, ...] = ()
+            failure = done.failure
+            if failure is None:
+                try:
+                    stored = self._folder.commit(inputs.work.key, done.files)
+                except OSError as error:
+                    failure = _write_failure(error)
+                except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold
+                    failure = Failure(message=_told(error), traceback=trace_of(error))
+            inputs.close()
+            self._conductor.send(
+                Outcome(
+                    unit=inputs.work.unit.id,
+                    failure=failure,
+                    files=stored,
+                    read_s=inputs.read_s,
+                    compute_s=done.compute_s,
+                    write_s=time.monotonic() - begin,
+                    bytes_read=inputs.bytes_read,
+                )
+            )
+
+
+def _told(error: BaseException) -> str:
+    from openhcs_jupyter.errors import OpenHCSError
+
+    return str(error) if isinstance(error, OpenHCSError) else describe(error)
+
+
+def _write_failure(error: OSError) -> Failure:
+    where = error.filename or error.filename2 or "the run's folder"
+    message = f"{where}: {error.strerror or error}"
+    return Failure(message=message, traceback=trace_of(error), whole_run=error.errno in _NO_SPACE)
+
+
+def _limit_threads() -> None:
+    """Keep libraries to one thread each: there is a worker for every core."""
+    cv2 = sys.modules.get("cv2")
+    if cv2 is not None:
+        cv2.setNumThreads(1)
