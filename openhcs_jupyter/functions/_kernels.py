@@ -1,4 +1,4 @@
-"""Loops over labelled pixels, compiled by numba; imported only where objects are measured."""
+"""Loops over labelled pixels, compiled by numba; imported only where objects are found and measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 _DIAGONAL = np.sqrt(2.0)
 _LABELS = types.Array(types.int32, 2, "C", readonly=True)
-_TYPES = (types.uint8, types.uint16, types.float32, types.float64)
 _COUNTED = types.Array(types.int64, 2, "C")
 _LENGTHS = types.Array(types.float64, 1, "C")
 _SUMS = types.Array(types.float64, 2, "C")
-_INTENSITY = [types.void(types.Array(kind, 2, "C", readonly=True), _LABELS, _SUMS) for kind in _TYPES]
+_WRITABLE = types.Array(types.int32, 2, "C")
+_NUMBERS = types.Array(types.int32, 1, "C", readonly=True)
+_OWNERS = types.Array(types.int64, 1, "C")
+_INTENSITY = [
+    types.void(types.Array(kind, 2, "C", readonly=True), _LABELS, _SUMS) for kind in (types.uint16, types.float64)
+]
 
 
 @njit(types.void(_LABELS, _COUNTED, _LENGTHS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -101,6 +105,63 @@ def _intensity(plane: Any, labels: Any, sums: Any) -> None:
             row[5] += 1
 
 
+@njit(types.void(_LABELS, _COUNTED), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _extents(labels: Any, found: Any) -> None:
+    height, width = labels.shape
+    for y in range(height):
+        for x in range(width):
+            label = labels[y, x]
+            if label == 0:
+                continue
+            row = found[label]
+            if row[0] == 0:
+                row[1] = y * width + x
+                row[2], row[3] = y, x
+            row[0] += 1
+            row[3] = min(row[3], x)
+            row[4] = y + 1
+            row[5] = max(row[5], x + 1)
+
+
+@njit(types.void(_WRITABLE, _NUMBERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def renumber(labels: Any, numbers: Any) -> None:
+    """Give each label of a plane its new number, in place."""
+    height, width = labels.shape
+    for y in range(height):
+        for x in range(width):
+            if labels[y, x] != 0:
+                labels[y, x] = numbers[labels[y, x]]
+
+
+@njit(types.void(_LABELS, _LABELS, _OWNERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _owners(inner: Any, outer: Any, owner: Any) -> None:
+    height, width = inner.shape
+    for y in range(height):
+        for x in range(width):
+            if inner[y, x] != 0:
+                owner[inner[y, x]] = outer[y, x]
+
+
+def extents(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+    """Return area, first pixel in raster order and box (start y, x; end y, x, not included) of labels below `count`.
+
+    Returns
+    -------
+    ndarray of shape (count, 6), int64
+        Zeros in the rows of 0 and of labels that do not occur.
+    """
+    found = np.zeros((count, 6), dtype=np.int64)
+    _extents(labels, found)
+    return found
+
+
+def owners(inner: NDArray[np.int32], outer: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+    """Return in which label of `outer` each label of `inner`, below `count`, lies."""
+    owner = np.zeros(count, dtype=np.int64)
+    _owners(inner, outer, owner)
+    return owner
+
+
 def measure_shapes(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Measure the shape of each label of a C-contiguous plane; labels are at least 0 and at most its size.
 
@@ -147,8 +208,8 @@ def measure_intensity(
     ndarray of shape (5, K), float64
         Mean, standard deviation, least, greatest and sum.
     """
-    if plane.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        plane = plane.astype(np.float64)
+    if plane.dtype not in (np.uint16, np.float64):
+        plane = plane.astype(np.uint16 if plane.dtype in (np.bool_, np.uint8) else np.float64)
     sums = np.zeros((int(labels.max()) + 1, 6), dtype=np.float64)
     _intensity(np.require(plane, requirements=["C", "A"]), labels, sums)
     first, total, squares, least, greatest, count = sums[present].T

@@ -72,16 +72,19 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
     float
         Equal to the function of `skimage.filters` of this name, up to float64 rounding.
     """
-    if not has_histogram(pixels.dtype):
-        return _threshold_by_skimage(pixels, method)
-    counts = histogram(pixels)
-    present = np.flatnonzero(counts)
-    first, last = int(present[0]), int(present[-1])
-    if first == last:
-        return float(first)
-    counts = counts[first : last + 1]
-    find = {"otsu": _otsu, "li": _li, "triangle": _triangle}[method]
-    return first + find(counts.astype(np.float64))
+    if has_histogram(pixels.dtype):
+        return _threshold_of(histogram(pixels), method)
+    from skimage import filters
+
+    low, high = float(pixels.min()), float(pixels.max())
+    if low == high:
+        return low
+    functions: dict[str, Any] = {
+        "otsu": filters.threshold_otsu,
+        "li": filters.threshold_li,
+        "triangle": filters.threshold_triangle,
+    }
+    return float(functions[method](pixels))
 
 
 @image(depth="same", dtype="same", need=16.0)
@@ -152,21 +155,30 @@ def segment_nuclei(
 
 
 def _foreground(plane: Stack, sigma: float, method: Method | float, min_contrast: float) -> NDArray[np.uint8] | None:
-    import cv2
-
+    """Return the mask of what may be nuclei, or None where nothing stands out."""
     smooth = plane if sigma == 0 else to_type(blur_plane(plane, sigma), plane.dtype)
-    limit = float(method) if isinstance(method, int | float) else find_threshold(smooth, method)
-    mask = (smooth > limit).view(np.uint8)
-    count = int(cv2.countNonZero(mask))
-    if count == 0:
+    if has_histogram(smooth.dtype):
+        counts = histogram(smooth)
+        limit = float(method) if isinstance(method, int | float) else _threshold_of(counts, method)
+        values: Stack = np.arange(len(counts))
+        weights: Stack = counts
+    else:
+        limit = float(method) if isinstance(method, int | float) else find_threshold(smooth, method)
+        values, weights = smooth.ravel(), np.ones(smooth.size)
+    bright = values > limit
+    if not weights[bright].any() or not _stands_out(values, weights, bright, min_contrast):
         return None
-    if min_contrast > 0 and count < mask.size:
-        values = smooth if smooth.dtype in (np.uint8, np.uint16, np.float32) else smooth.astype(np.float64)
-        bright = cv2.mean(values, mask)[0]
-        dark, spread = (float(part[0, 0]) for part in cv2.meanStdDev(values, mask=1 - mask))
-        if bright - dark < min_contrast * spread:
-            return None
-    return mask
+    return (smooth > limit).view(np.uint8)
+
+
+def _stands_out(values: Stack, weights: Stack, bright: NDArray[np.bool_], min_contrast: float) -> bool:
+    dark = ~bright
+    if min_contrast == 0 or not weights[dark].any():
+        return True
+    foreground = np.average(values[bright], weights=weights[bright])
+    background = np.average(values[dark], weights=weights[dark])
+    spread = np.sqrt(np.average((values[dark] - background) ** 2, weights=weights[dark]))
+    return bool(foreground - background >= min_contrast * spread)
 
 
 def _fill_holes(mask: NDArray[np.uint8]) -> None:
@@ -181,21 +193,21 @@ def _divide(mask: NDArray[np.uint8], out: NDArray[np.int32], min_area: float, se
     """Write the components of `mask` into `out`, those with several seeds divided."""
     import cv2
 
-    count, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
+    from openhcs_jupyter.functions import _kernels
+
+    count, components = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
     out[...] = components
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
     # Smoothed, or every corner of a pixelated outline raises a ridge with peaks of its own.
-    ridge = cv2.GaussianBlur(distance, (0, 0), 1.0)
-    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * seed_distance + 1, 2 * seed_distance + 1))
-    peaks = ((ridge >= cv2.dilate(ridge, around)) & (mask > 0)).view(np.uint8)
-    _, seeds, _, centres = cv2.connectedComponentsWithStats(peaks, connectivity=8, ltype=cv2.CV_32S)
-    at = np.flatnonzero(seeds)
-    owner = np.zeros(len(centres), dtype=np.int64)
-    owner[seeds.ravel()[at]] = components.ravel()[at]
-    per_component = np.bincount(owner[1:], minlength=count)
-    for component in np.flatnonzero((per_component > 1) & (stats[:, cv2.CC_STAT_AREA] >= 2 * min_area)):
-        left, top, width, height = stats[component, :4]
-        window = np.s_[top : top + height, left : left + width]
+    ridge = cv2.GaussianBlur(distance, (9, 9), 1.0)
+    around = np.ones((2 * seed_distance + 1, 2 * seed_distance + 1), dtype=np.uint8)
+    peaks = ((ridge >= cv2.dilate(ridge, around)) & mask.view(np.bool_)).view(np.uint8)
+    seed_count, seeds = cv2.connectedComponents(peaks, connectivity=8, ltype=cv2.CV_32S)
+    seeds_of = np.bincount(_kernels.owners(seeds, components, seed_count)[1:], minlength=count)
+    extents = _kernels.extents(components, count)
+    for component in np.flatnonzero((seeds_of > 1) & (extents[:, 0] >= 2 * min_area)):
+        _, _, top, left, bottom, right = extents[component]
+        window = np.s_[top:bottom, left:right]
         own = components[window] == component
         parts = _watershed(ridge[window], np.where(own, seeds[window], 0), own)
         # Seeds are numbered over the plane: above `count` they are unlike any component.
@@ -211,20 +223,26 @@ def _watershed(ridge: NDArray[np.float32], seeds: NDArray[np.int32], mask: NDArr
 
 def _number(labels: NDArray[np.int32], min_area: float, max_area: float | None) -> None:
     """Drop labels by area and number the others from 1 in raster order, in place."""
-    flat = labels.reshape(-1)
-    at = np.flatnonzero(flat)
-    values = flat[at]
-    area = np.bincount(values)
+    from openhcs_jupyter.functions import _kernels
+
+    extents = _kernels.extents(labels, int(labels.max()) + 1)
+    area, first = extents[:, 0], extents[:, 1]
     keep = area >= max(min_area, 1)
     if max_area is not None:
         keep &= area <= max_area
-    first = np.full(len(area), flat.size)
-    # Assigned from the last pixel to the first, so that the first one stays.
-    first[values[::-1]] = at[::-1]
     kept = np.flatnonzero(keep)
     new = np.zeros(len(area), dtype=np.int32)
     new[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    flat[at] = new[values]
+    _kernels.renumber(labels, new)
+
+
+def _threshold_of(counts: NDArray[np.int64], method: Method) -> float:
+    present = np.flatnonzero(counts)
+    first, last = int(present[0]), int(present[-1])
+    if first == last:
+        return float(first)
+    find = {"otsu": _otsu, "li": _li, "triangle": _triangle}[method]
+    return first + find(counts[first : last + 1].astype(np.float64))
 
 
 def _otsu(counts: NDArray[np.float64]) -> float:
@@ -267,17 +285,3 @@ def _triangle(counts: NDArray[np.float64]) -> float:
     length = height / normal * x - peak / normal * counts[:peak]
     level = int(np.argmax(length))
     return float(last - level if flip else level)
-
-
-def _threshold_by_skimage(pixels: Stack, method: Method) -> float:
-    from skimage import filters
-
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        return float(low)
-    functions: dict[str, Any] = {
-        "otsu": filters.threshold_otsu,
-        "li": filters.threshold_li,
-        "triangle": filters.threshold_triangle,
-    }
-    return float(functions[method](pixels))

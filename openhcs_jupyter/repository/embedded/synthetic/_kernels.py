@@ -13,7 +13,6 @@ from numba import njit, types
 _RADII = types.Array(types.float64, 1, "C", readonly=True)
 _CENTRES = types.Array(types.float64, 2, "C")
 _PLANE = types.Array(types.float32, 2, "C")
-_LABELS = types.Array(types.int32, 2, "C")
 _PIXELS = types.Array(types.uint16, 2, "C")
 _CELLS = types.Array(types.float64, 2, "C", readonly=True)
 _SHADE = types.Array(types.float32, 2, "C", readonly=True)
@@ -98,7 +97,7 @@ def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
                 plane[at_y, at_x] = max(plane[at_y, at_x], light)
 
 
-@njit(types.void(_LABELS, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def outline(labels: Any, cells: Any, first_y: int, first_x: int) -> None:
     """Mark the pixels whose centres lie in an ellipse by its number; where two overlap, by the one deeper there.
 
