@@ -35,6 +35,11 @@ def load(shell: InteractiveShell) -> None:
     for name, value in standard_names().items():
         if name not in shell.user_ns:
             shell.push({name: value}, interactive=False)
+    kernel = getattr(shell, "kernel", None)
+    if kernel is not None and hasattr(kernel, "help_links"):
+        from openhcs_jupyter.kernel import help_links
+
+        kernel.help_links = [*help_links(), *kernel.help_links]
     if shell.Completer is not None:
         from openhcs_jupyter.magics.completion import matcher
 

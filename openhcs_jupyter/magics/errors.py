@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import linecache
+import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,9 +185,19 @@ def _compile_error(error: CompileError, source: Source | None, color: bool) -> l
         at = f"line {problem.line}: " if problem.line else ""
         lines.append(f"  {_paint(at, _BOLD, color)}{problem.message}")
         if source and problem.line:
-            lines += _quote(source.line(problem.line), problem.line, color)
+            text = source.line(problem.line)
+            lines += _quote(text, problem.line, color, *_named_in(text, problem.message))
         lines += [f"    {line}" for line in (problem.hint or "").splitlines()]
     return lines
+
+
+def _named_in(text: str, message: str) -> tuple[int | None, int | None]:
+    """Find what a message quotes within a line: ``'sigm'`` in ``Step(blur, {"sigm": 2})``."""
+    for name in re.findall(r"'([^']+)'", message):
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+        if found:
+            return found.start(), found.end()
+    return None, None
 
 
 def _syntax_error(error: CellError, source: Source | None, color: bool) -> list[str]:
@@ -246,7 +257,7 @@ def _quote(text: str, number: int, color: bool, start: int | None = None, end: i
     text = text.rstrip()
     lead = len(text) - len(text.lstrip())
     start = lead if start is None else max(start, lead)
-    end = len(text) if end is None else min(max(end, start + 1), max(len(text), start + 1))
+    end = len(text.rstrip(",")) if end is None else min(max(end, start + 1), max(len(text), start + 1))
     gutter = f"    {number:>3} | "
     caret = " " * (len(gutter) - 2) + "| " + " " * start + "^" * (end - start)
     return [_paint(gutter, _FAINT, color) + text, _paint(caret, _RED, color)]

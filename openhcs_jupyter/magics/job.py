@@ -133,10 +133,10 @@ def selection_of(options: RunOptions, plate: Plate) -> Selection:
     fields = parse_fields(options.fields) if options.fields else None
     if options.preview is not None:
         wells = parse_wells(options.preview, plate)
-        well = plate.well(wells[0])
-        if len(wells) != 1 or well is None:
+        if len(wells) != 1:
             raise UsageError(f"--preview {options.preview}: takes one well", "Choose one, such as --preview A01.")
-        fields = (well.fields[0].number,)
+        well = plate.well(wells[0])
+        fields = (well.fields[0].number,) if well is not None else None
     return Selection(
         wells=wells, fields=fields, channels=channels, source=options.source, skip_missing=options.skip_missing
     )

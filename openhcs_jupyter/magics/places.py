@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.options import nearest
 from openhcs_jupyter.model import Plate, parse_well, well_name
 
 _FORMS = "Wells are written A01,B02 or A01:B12 (a block), row:A, row:A-C, col:3, col:01-06, with commas between."
@@ -15,7 +14,8 @@ _FORMS = "Wells are written A01,B02 or A01:B12 (a block), row:A, row:A-C, col:3,
 def parse_wells(text: str, plate: Plate) -> tuple[str, ...]:
     """List the wells that a user names, by row and column.
 
-    A block, row or column takes those of its wells that the plate has; a well that is named alone must be there.
+    A block, row or column takes those of its wells that the plate has. A well that is named alone is taken as it is,
+    so that the compiler tells of one that is not there together with everything else.
 
     Parameters
     ----------
@@ -27,18 +27,18 @@ def parse_wells(text: str, plate: Plate) -> tuple[str, ...]:
     Raises
     ------
     UsageError
-        If a part cannot be read, or takes no well of the plate.
+        If a part cannot be read, or a block, row or column takes no well of the plate.
     """
     there = {(well.row, well.column) for well in plate.wells}
     chosen: set[tuple[int, int]] = set()
     for part in _parts(text, "--wells"):
         cells = set(_cells(part, plate))
-        if not cells & there:
-            near = nearest(part, [well.name for well in plate.wells])
+        if ":" in part:
+            cells &= there
+        if not cells:
             wells = _few([well.name for well in plate.wells])
-            meant = f"Did you mean {near}? " if near else ""
-            raise UsageError(f"--wells {part}: plate {plate.name!r} has no such well", f"{meant}It has {wells}.")
-        chosen |= cells & there
+            raise UsageError(f"--wells {part}: takes no well of plate {plate.name!r}", f"It has {wells}.")
+        chosen |= cells
     return tuple(well_name(row, column) for row, column in sorted(chosen))
 
 
@@ -94,8 +94,10 @@ def _cells(part: str, plate: Plate) -> Iterator[tuple[int, int]]:
 
 def _index(text: str, is_row: bool, part: str) -> int:
     text = text.strip()
+    if is_row != text.isalpha():
+        text = ""
     try:
-        return parse_well(f"{text}1")[0] if is_row and text.isalpha() else parse_well(f"A{text}")[1]
+        return parse_well(f"{text}1")[0] if is_row else parse_well(f"A{text}")[1]
     except ValueError:
         raise UsageError(f"--wells {part}: not a {'row' if is_row else 'column'}", _FORMS) from None
 
