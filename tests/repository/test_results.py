@@ -350,7 +350,7 @@ def test_a_run_finished_again_keeps_what_it_published(tmp_path: Path) -> None:
 
 def write_some(folder: Path, fields: list[int], ready: Any) -> None:
     made = writer(folder)
-    ready.wait()
+    ready.wait(60)
     for field in fields:
         made.write_field(results_of("A01", field))
 
