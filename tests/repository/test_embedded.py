@@ -146,7 +146,7 @@ def test_a_catalogue_of_a_later_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_catalogue_is_named(tmp_path: Path) -> None:
     connect(tmp_path / "r").close()
     (tmp_path / "r" / "catalogue.sqlite").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(RepositoryError, match=r"catalogue\.sqlite cannot be used"):
+    with pytest.raises(RepositoryError, match=r"catalogue\.sqlite cannot be read"):
         connect(tmp_path / "r")
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 from openhcs_jupyter.errors import RepositoryError
@@ -107,13 +108,10 @@ class Catalogue:
         self._opened: WeakSet[_Own] = WeakSet()
         self._closed = False
         try:
-            (version,) = self.connection().execute("PRAGMA user_version").fetchone()
-        except sqlite3.DatabaseError as error:
+            ((version,),) = self.fetch("PRAGMA user_version")
+        except RepositoryError:
             self.close()
-            raise RepositoryError(
-                f"{self._path} cannot be used: {error}",
-                "Its folder must be writable; a file that is damaged can be removed and the plates imported again.",
-            ) from error
+            raise
         if version != SCHEMA_VERSION:
             self.close()
             raise RepositoryError(
@@ -136,6 +134,17 @@ class Catalogue:
             self._opened.add(own)
         return own.connection
 
+    def fetch(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run one query and return its rows."""
+        try:
+            return self.connection().execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise RepositoryError(
+                f"{self._path} cannot be read: {error}.",
+                "Its folder must be writable and its disk must have space. "
+                "A damaged file can be removed and the plates imported again.",
+            ) from error
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Change the catalogue: all of it or nothing; other writers wait."""
@@ -152,6 +161,16 @@ class Catalogue:
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let this thread's queries see one state, whatever others write meanwhile."""
+        connection = self.connection()
+        connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the connections of all threads."""

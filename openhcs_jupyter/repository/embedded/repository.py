@@ -84,35 +84,28 @@ class EmbeddedRepository(Repository):
                 problems=msgspec.json.decode(row[9], type=tuple[str, ...]),
                 channels=msgspec.json.decode(row[10], type=tuple[str, ...]),
             )
-            for row in self.catalogue.connection().execute(_SUMMARY)
+            for row in self.catalogue.fetch(_SUMMARY)
         ]
 
     def plate(self, plate: int | str) -> Plate:
         """Return a plate by its id or its name."""
-        connection = self.catalogue.connection()
-        number = self._find(plate)
+        fetch = self.catalogue.fetch
         # One transaction, so that an import in between is seen whole or not at all.
-        connection.execute("BEGIN")
-        try:
-            name, rows, columns = connection.execute(
-                "SELECT name, rows, columns FROM plate WHERE id = ?", (number,)
-            ).fetchone()
-            channels = connection.execute(
+        with self.catalogue.snapshot():
+            number = self._find(plate)
+            ((name, rows, columns),) = fetch("SELECT name, rows, columns FROM plate WHERE id = ?", (number,))
+            channels = fetch(
                 "SELECT name, emission_nm, color FROM channel WHERE plate = ? ORDER BY position", (number,)
-            ).fetchall()
-            layouts = connection.execute("SELECT id, layout FROM layout WHERE plate = ?", (number,)).fetchall()
-            images = connection.execute(
+            )
+            layouts = fetch("SELECT id, layout FROM layout WHERE plate = ?", (number,))
+            images = fetch(
                 "SELECT wellsample, id, kind, layout, version FROM image WHERE plate = ? ORDER BY id", (number,)
-            ).fetchall()
-            fields = connection.execute(
+            )
+            fields = fetch(
                 "SELECT well, id, number, position_y, position_x FROM wellsample WHERE plate = ? ORDER BY number",
                 (number,),
-            ).fetchall()
-            wells = connection.execute(
-                'SELECT id, "row", "column" FROM well WHERE plate = ? ORDER BY "row", "column"', (number,)
-            ).fetchall()
-        finally:
-            connection.execute("COMMIT")
+            )
+            wells = fetch('SELECT id, "row", "column" FROM well WHERE plate = ? ORDER BY "row", "column"', (number,))
         shared = {key: msgspec.msgpack.decode(packed, type=Layout) for key, packed in layouts}
         by_field: dict[int, list[Image]] = {}
         for field, key, kind, layout, version in images:
@@ -139,10 +132,10 @@ class EmbeddedRepository(Repository):
 
         if self._decoder is None:
             self._decoder = msgspec.msgpack.Decoder(PlaneTable)
-        row = self.catalogue.connection().execute(_IMAGE, (image.id,)).fetchone()
-        if row is None:
+        rows = self.catalogue.fetch(_IMAGE, (image.id,))
+        if not rows:
             raise RepositoryError(f"The repository {self.uri} has no image {image.id}.", "Load its plate again.")
-        packed, version, root, plate, well_row, well_column, number, kind = row
+        packed, version, root, plate, well_row, well_column, number, kind = rows[0]
         name = f"{plate} {well_name(well_row, well_column)} field {number} ({kind})"
         if version != image.version:
             raise RepositoryError(f"{name} was imported again since the plate was loaded.", "Load the plate again.")
@@ -168,7 +161,7 @@ class EmbeddedRepository(Repository):
 
     def _find(self, plate: int | str) -> int:
         """Return the id of a plate; digits are an id unless a plate has them for its name."""
-        known: list[tuple[int, str]] = self.catalogue.connection().execute("SELECT id, name FROM plate").fetchall()
+        known: list[tuple[int, str]] = self.catalogue.fetch("SELECT id, name FROM plate")
         named = [number for number, name in known if name == plate]
         if len(named) == 1:
             return named[0]
