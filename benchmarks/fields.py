@@ -62,7 +62,7 @@ def pipeline(plate: Plate, salt: int = 0) -> Pipeline:
     steps = [
         Step(normalize, {"salt": salt}),
         Step(smooth),
-        Step(nuclei, channel=first, outputs=Labels("nuclei")),
+        Step(nuclei, channel=first, outputs=Labels("nuclei"), save=True, name="segmented"),
         Step(objects, channel=first, inputs={"labels": "nuclei"}, outputs=Table("objects")),
     ]
     return Pipeline(steps, name=f"fields-{salt}")
@@ -71,6 +71,7 @@ def pipeline(plate: Plate, salt: int = 0) -> Pipeline:
 class Results(NamedTuple):
     """What a field gives."""
 
+    image: NDArray[np.float32]
     labels: NDArray[np.int32]
     objects: dict[str, NDArray[Any]]
 
@@ -102,14 +103,15 @@ def compute(stacks: list[NDArray[Any]]) -> Results:
     """Do the work of all steps on one field."""
     flat = [smooth(normalize(stack)) for stack in stacks]
     image, labels = nuclei(flat[0])
-    return Results(labels, objects(image, labels))
+    return Results(image, labels, objects(image, labels))
 
 
 def write(results: Results, folder: Path, name: str) -> None:
-    """Write what a run keeps of a field: an array and a table."""
+    """Write what a run keeps of a field: two arrays and a table."""
     import pyarrow as pa
 
-    np.save(folder / f"{name}.npy", results.labels)
+    np.save(folder / f"{name}_image.npy", results.image)
+    np.save(folder / f"{name}_labels.npy", results.labels)
     table = pa.table(results.objects)
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as writer:
         writer.write_table(table)

@@ -64,6 +64,7 @@ class _LocalSession(Session):
         self._tries: dict[int, int] = {}
         self._waiting: deque[Work] = deque()
         self._early_deaths = 0
+        fork_server().load(program.modules)
         self._workers = [_Worker(self._program) for _ in range(workers)]
 
     @property

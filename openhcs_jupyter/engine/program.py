@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage, TakenChannel, Unit
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Channel, Image, ResultSpec, RunRecord
+from openhcs_jupyter.pipeline._packages import place_of
 from openhcs_jupyter.pipeline.chains import Chains, chains_of
 
 
@@ -30,6 +34,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[ResultSpec, ...]
     calls: dict[int, Chains]
     """By step index."""
+    modules: tuple[str, ...]
+    """Installed modules that the functions refer to; not the user's own, which may change between runs."""
     search_path: tuple[str, ...]
     """Where Python looks for modules, so that workers find the user's."""
     working_folder: str
@@ -38,6 +44,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
     """Put together the program of a plan that is bound to its pipeline and plate."""
     plate = plan.plate
+    calls = {step.index: chains_of(plan.pipeline.steps[step.index]) for step in plan.steps}
     return Program(
         repository=plan.repository,
         run_folder=run_folder,
@@ -51,10 +58,27 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         steps=plan.steps,
         stages=plan.stages,
         results=plan.results,
-        calls={step.index: chains_of(plan.pipeline.steps[step.index]) for step in plan.steps},
+        calls=calls,
+        modules=_installed_modules(calls),
         search_path=tuple(sys.path),
         working_folder=str(Path.cwd()),
     )
+
+
+def _installed_modules(calls: Mapping[int, Chains]) -> tuple[str, ...]:
+    found: set[str] = set()
+    functions = [call.function for chains in calls.values() for chain in chains.values() for call in chain]
+    for function in functions:
+        plain = inspect.unwrap(function)
+        found.add(str(getattr(plain, "__module__", "")))
+        names = getattr(plain, "__globals__", {})
+        for name in getattr(getattr(plain, "__code__", None), "co_names", ()):
+            value = names.get(name)
+            if isinstance(value, ModuleType):
+                found.add(value.__name__)
+            elif callable(value):
+                found.add(str(getattr(value, "__module__", "")))
+    return tuple(sorted(name for name in found if name and place_of(name) in ("installed", "own")))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ def load(shell: InteractiveShell) -> None:
     for name, value in standard_names().items():
         if name not in shell.user_ns:
             shell.push({name: value}, interactive=False)
+    _register_views(shell)
     kernel = getattr(shell, "kernel", None)
     if kernel is not None and hasattr(kernel, "help_links"):
         from openhcs_jupyter.kernel import help_links
@@ -44,6 +45,33 @@ def load(shell: InteractiveShell) -> None:
         from openhcs_jupyter.magics.completion import matcher
 
         shell.Completer.custom_matchers.append(matcher(state))
+
+
+def _register_views(shell: InteractiveShell) -> None:
+    """Show runs, plans and plates as cards wherever a cell ends in one."""
+    formatter = shell.display_formatter.mimebundle_formatter
+
+    def show_as(module: str, name: str, view: Callable[[Any], Any]) -> None:
+        formatter.for_type_by_name(module, name, lambda value, **_: view(value).bundle())
+
+    def run(value: Any) -> Any:
+        from openhcs_jupyter.magics.views import run_view, view_of
+
+        return run_view(view_of(value))
+
+    def plan(value: Any) -> Any:
+        from openhcs_jupyter.magics.views import plan_view
+
+        return plan_view(value)
+
+    def plate(value: Any) -> Any:
+        from openhcs_jupyter.magics.views import plate_view
+
+        return plate_view(value)
+
+    show_as("openhcs_jupyter.engine.run", "Run", run)
+    show_as("openhcs_jupyter.compiler.plan", "ExecutionPlan", plan)
+    show_as("openhcs_jupyter.model", "Plate", plate)
 
 
 def _register(shell: InteractiveShell, state: Any) -> None:

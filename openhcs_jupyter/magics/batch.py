@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
 from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
@@ -11,8 +12,11 @@ from openhcs_jupyter.magics.errors import CellError, RunInterrupted, Source, lon
 from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
 from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, standard_names, start
 from openhcs_jupyter.magics.options import RunOptions
-from openhcs_jupyter.magics.views import RunView, plan_view, run_view
-from openhcs_jupyter.repository import Repository
+from openhcs_jupyter.magics.views import plan_view, run_view, view_of
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.repository import Repository
 
 
 def run_file(
@@ -68,13 +72,13 @@ def _run(
     options: RunOptions,
     write: Callable[[str], None],
 ) -> None:
-    def result(view: RunView) -> None:
-        write(run_view(view, source).text)
+    def result(run: Run) -> None:
+        write(run_view(view_of(run), source).text)
 
     steps = define_steps(source, source.text, namespace)
     plan = plan_run(steps, source, choose_plate(repository, options), options)
     if options.dry_run:
         write(plan_view(plan).text)
         return
-    display = QuietDisplay(result) if options.quiet else LineDisplay(source, write, result)
+    display = QuietDisplay(result) if options.quiet else LineDisplay(write, result)
     run_blocking(follow(start(plan, options), display, blocking))

@@ -83,7 +83,8 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
     if options.background:
         show(_started(name, run.id))
         return
-    await follow(run, display_for(state.shell, source, quiet=options.quiet), pause)
+    display = display_for(state.shell, source, quiet=options.quiet, pictures=options.preview is not None)
+    await follow(run, display, pause)
 
 
 def _cell_source(state: State, line: str, cell: str) -> Source:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from openhcs_jupyter.magics.errors import failure_lines
-from openhcs_jupyter.magics.views import RunView, progress_line, run_view, view_of
+from openhcs_jupyter.magics.render import Rendered
+from openhcs_jupyter.magics.views import RunView, progress_line, results_view, run_view, view_of
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from openhcs_jupyter.magics.errors import Source
 
 _LIVE_INTERVAL_S = 0.25
-_FIRST_LINE_S, _LONGEST_LINE_S = 10.0, 600.0
+_SHORTEST_LINE_S, _FIRST_LINE_S, _LONGEST_LINE_S = 1.0, 10.0, 600.0
 _TOLD_FAILURES = 10
 
 
 class Display(Protocol):
     """Follows one run on the screen."""
+
+    tells_failures: bool
+    """Someone who sees it needs no second list of the failures."""
 
     def update(self, run: Run) -> None:
         """Show how far the run is; called often, shows when it is time to."""
@@ -32,10 +36,21 @@ class Display(Protocol):
 
 
 class LiveDisplay:
-    """One card in the notebook, redrawn in place and at the end replaced by the result."""
+    """One card in the notebook, redrawn in place and at the end replaced by the result.
 
-    def __init__(self, source: Source | None) -> None:
+    Parameters
+    ----------
+    source
+        The cell or file that defined the pipeline.
+    result
+        Renders what the run left.
+    """
+
+    tells_failures = True
+
+    def __init__(self, source: Source | None, result: Callable[[Run], Rendered]) -> None:
         self._source = source
+        self._result = result
         self._due = 0.0
         self._handle: object | None = None
 
@@ -44,16 +59,16 @@ class LiveDisplay:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + _LIVE_INTERVAL_S
-            self._show(view_of(run))
+            self._show(run_view(view_of(run), self._source))
 
     def finish(self, run: Run) -> None:
         """Replace the card by the result."""
-        self._show(view_of(run))
+        self._show(self._result(run))
 
-    def _show(self, view: RunView) -> None:
+    def _show(self, rendered: Rendered) -> None:
         from IPython.display import display
 
-        bundle = run_view(view, self._source).bundle()
+        bundle = rendered.bundle()
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
@@ -65,24 +80,21 @@ class LineDisplay:
 
     Parameters
     ----------
-    source
-        The cell or file that defined the pipeline.
     write
         Takes one line.
     result
-        Shows what the run left; None writes it as lines.
+        Shows what the run left.
     """
 
-    def __init__(
-        self, source: Source | None, write: Callable[[str], None], result: Callable[[RunView], None] | None = None
-    ) -> None:
-        self._source = source
+    tells_failures = False
+
+    def __init__(self, write: Callable[[str], None], result: Callable[[Run], None]) -> None:
         self._write = write
         self._result = result
         self._tenths = -1
         self._failures = 0
         self._pause_s = _FIRST_LINE_S
-        self._due = 0.0
+        self._last = self._due = 0.0
 
     def update(self, run: Run) -> None:
         """Write a line if there is news: a tenth more, a failure, or ten seconds without one (ever longer)."""
@@ -90,7 +102,7 @@ class LineDisplay:
         now = time.monotonic()
         self._tell_failures(view)
         tenths = 10 * (view.done + view.failed) // view.units if view.units else 0
-        if tenths <= self._tenths and now < self._due:
+        if now < (self._due if tenths <= self._tenths else self._last + _SHORTEST_LINE_S):
             return
         if tenths <= self._tenths:
             # A night's log should stay readable.
@@ -102,17 +114,12 @@ class LineDisplay:
         elif tenths < 10:
             self._write(progress_line(view))
         self._tenths = tenths
-        self._due = now + self._pause_s
+        self._last, self._due = now, now + self._pause_s
 
     def finish(self, run: Run) -> None:
         """Write the last failures, then the result."""
-        view = view_of(run)
-        self._tell_failures(view)
-        if self._result is not None:
-            self._result(view)
-        else:
-            for line in run_view(view, self._source).text.splitlines():
-                self._write(line)
+        self._tell_failures(view_of(run))
+        self._result(run)
 
     def _tell_failures(self, view: RunView) -> None:
         new = view.failures[self._failures :]
@@ -128,7 +135,9 @@ class LineDisplay:
 class QuietDisplay:
     """Nothing but the result."""
 
-    def __init__(self, result: Callable[[RunView], None]) -> None:
+    tells_failures = False
+
+    def __init__(self, result: Callable[[Run], None]) -> None:
         self._result = result
 
     def update(self, run: Run) -> None:
@@ -136,22 +145,39 @@ class QuietDisplay:
 
     def finish(self, run: Run) -> None:
         """Show the result."""
-        self._result(view_of(run))
+        self._result(run)
 
 
-def display_for(shell: InteractiveShell, source: Source | None, *, quiet: bool = False) -> Display:
-    """Return the display that suits the shell: live in a notebook that someone looks at, else lines."""
+def display_for(
+    shell: InteractiveShell, source: Source | None, *, quiet: bool = False, pictures: bool = False
+) -> Display:
+    """Return the display that suits the shell: live in a notebook that someone looks at, else lines.
 
-    def show(view: RunView) -> None:
+    Parameters
+    ----------
+    shell
+        Where the run is shown.
+    source
+        The cell or file that defined the pipeline; failing lines are quoted.
+    quiet
+        Show the result only.
+    pictures
+        Show pictures and tables with the result.
+    """
+
+    def rendered(run: Run) -> Rendered:
+        return results_view(run, source) if pictures else run_view(view_of(run), source)
+
+    def show(run: Run) -> None:
         from IPython.display import display
 
-        display(run_view(view, source).bundle(), raw=True)
+        display(rendered(run).bundle(), raw=True)
 
     if quiet:
         return QuietDisplay(show)
     if is_watched(shell):
-        return LiveDisplay(source)
-    return LineDisplay(source, _print, show)
+        return LiveDisplay(source, rendered)
+    return LineDisplay(_print, show)
 
 
 def is_watched(shell: InteractiveShell) -> bool:

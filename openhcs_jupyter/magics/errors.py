@@ -43,6 +43,27 @@ class CellError(UsageError):
         self.error = error
 
 
+class UnitsError(RunError):
+    """Units of a run failed.
+
+    Parameters
+    ----------
+    message
+        How many, of which run.
+    hint
+        How to go on.
+    failures
+        Which units, and why.
+    told
+        They are on the screen already.
+    """
+
+    def __init__(self, message: str, hint: str, failures: Sequence[UnitFailed], *, told: bool) -> None:
+        super().__init__(message, hint)
+        self.failures = tuple(failures)
+        self.told = told
+
+
 class RunInterrupted(KeyboardInterrupt):
     """The user interrupted a run; what is finished is kept."""
 
@@ -109,11 +130,11 @@ def short(
         return _compile_error(error, source, color)
     if isinstance(error, CellError):
         return _syntax_error(error, source, color)
-    if isinstance(error, RunError):
+    if isinstance(error, UnitsError):
         lines = [_head("RunError", error.message, color)]
-        failures: Sequence[UnitFailed] = getattr(error, "failures", ())
-        lines += failure_lines(failures, source, color=color)
-        return [*lines, *([f"  {error.hint}"] if error.hint else []), *([more] if failures else [])]
+        if not error.told:
+            lines += failure_lines(error.failures, source, color=color)
+        return [*lines, f"  {error.hint}", more]
     if isinstance(error, OpenHCSError):
         lines = [_head(type(error).__name__, error.message, color)]
         lines += _position_lines(error.__traceback__, source, color)
@@ -143,8 +164,9 @@ def failure_lines(failures: Sequence[UnitFailed], source: Source | None, *, colo
         where = f", step {step}" if step else ""
         at = f", line {line}" if line else ""
         lines.append(f"  {_paint(places(units), _BOLD, color)}{where}{at}: {message}")
-        if source is not None and line:
-            lines += _quote(source.line(line), line, color)
+        cause = _raising_line(units[0], source) or line
+        if source is not None and cause:
+            lines += _quote(source.line(cause), cause, color)
     if len(alike) > _SHOWN_FAILURES:
         lines.append(f"  and {len(alike) - _SHOWN_FAILURES} more kinds of failure")
     return lines
@@ -157,6 +179,14 @@ def places(failures: Sequence[UnitFailed]) -> str:
     return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
+def _raising_line(failure: UnitFailed, source: Source | None) -> int | None:
+    """Find the source's line that raised, where it did so within the source."""
+    if source is None:
+        return None
+    lines = re.findall(rf'File "{re.escape(source.filename)}", line (\d+)', failure.traceback)
+    return int(lines[-1]) if lines else None
+
+
 def place(failure: UnitFailed) -> str:
     """Name the well and field of a failed unit."""
     if failure.well is None:
@@ -167,14 +197,26 @@ def place(failure: UnitFailed) -> str:
 def long(error: BaseException) -> str:
     """Render an error with its whole traceback, the tracebacks of failed units first."""
     parts = []
-    failures: Sequence[UnitFailed] = getattr(error, "failures", ())
     told: set[str] = set()
-    for failure in failures:
+    for failure in error.failures if isinstance(error, UnitsError) else ():
         if failure.traceback and failure.traceback not in told and len(told) < _SHOWN_FAILURES:
             told.add(failure.traceback)
-            parts.append(f"{place(failure)}, step {failure.step}:\n{failure.traceback.rstrip()}\n")
+            trace = _with_source(failure.traceback.rstrip())
+            parts.append(f"{place(failure)}, step {failure.step}:\n{trace}\n")
     parts.append("".join(traceback.format_exception(error)))
     return "\n".join(parts)
+
+
+def _with_source(trace: str) -> str:
+    """Add the source lines of the notebook's cells, which a worker process does not know."""
+    lines = trace.splitlines()
+    whole = []
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        whole.append(line)
+        match = re.match(r'  File "(.+)", line (\d+)', line)
+        if match and not after.startswith("    ") and (text := linecache.getline(match[1], int(match[2])).strip()):
+            whole.append(f"    {text}")
+    return "\n".join(whole)
 
 
 def _compile_error(error: CompileError, source: Source | None, color: bool) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from openhcs_jupyter.errors import RunError
-from openhcs_jupyter.magics.errors import RunInterrupted
+from openhcs_jupyter.magics.errors import RunInterrupted, UnitsError
 
 if TYPE_CHECKING:
     from openhcs_jupyter.engine import Run
@@ -56,16 +56,23 @@ async def follow(run: Run, display: Display, pause: Pause, *, stop_run: bool = T
         display.finish(run)
         raise RunInterrupted(_interrupted(run, stop_run)) from None
     display.finish(run)
-    raise_if_failed(run)
+    raise_if_failed(run, told=display.tells_failures)
 
 
-def raise_if_failed(run: Run) -> None:
+def raise_if_failed(run: Run, *, told: bool) -> None:
     """Raise what an ended run has to say.
+
+    Parameters
+    ----------
+    run
+        That has ended.
+    told
+        Its failures are on the screen already.
 
     Raises
     ------
     RunError
-        If it failed; carries its `failures`.
+        If it failed.
     RunInterrupted
         If it was stopped before its end.
     """
@@ -77,10 +84,8 @@ def raise_if_failed(run: Run) -> None:
     if failures:
         total = sum(stage.total for stage in run.progress.stages)
         message = f"{len(failures)} of {total} units failed in run {run.name!r}"
-        error = RunError(message, f"Finished units are kept: mend the cause and add --resume {run.id}.")
-        error.failures = failures  # type: ignore[attr-defined]
-        raise error
-    run.result()
+        raise UnitsError(message, _go_on(run), failures, told=told)
+    raise RunError(f"Run {run.name!r} failed: {run.message}", _go_on(run))
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -103,6 +108,10 @@ async def _until_stopped(run: Run, pause: Pause) -> None:
     deadline = time.monotonic() + _STOPPING_S
     while not run.wait(0) and time.monotonic() < deadline:
         await pause(_STOPPING_TICK_S)
+
+
+def _go_on(run: Run) -> str:
+    return f"Finished units are kept: mend the cause and add --resume {run.id}."
 
 
 def _interrupted(run: Run, stopped: bool) -> str:

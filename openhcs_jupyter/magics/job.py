@@ -178,7 +178,6 @@ def start(plan: ExecutionPlan, options: RunOptions) -> Run:
         on_error=options.on_error,
         resume=options.resume,
         force=options.force,
-        unit_timeout_s=load_settings().unit_timeout_s or None,
         options=options.given(),
     )
 

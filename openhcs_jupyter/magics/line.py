@@ -184,7 +184,7 @@ async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 
 async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     run = state.run(arguments.run)
-    show(views.results_view(run))
+    show(views.results_view(run, state.sources.get(run.id)))
 
 
 async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

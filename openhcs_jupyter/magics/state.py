@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.options import nearest
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -97,9 +96,9 @@ class State:
 
     def run_names(self) -> list[str]:
         """List what `run` takes: variables, then ids from the store, the newest first."""
-        from openhcs_jupyter.engine import list_runs
-
-        return [*self.runs, *(run.id for run in reversed(list_runs(self.repository)))]
+        store = self.repository.runs_folder
+        ids = (path.name for path in store.iterdir() if path.is_dir()) if store.is_dir() else ()
+        return [*self.runs, *sorted(ids, reverse=True)]
 
 
 def find_run(repository: Repository, name: str | None) -> Run:
@@ -108,18 +107,15 @@ def find_run(repository: Repository, name: str | None) -> Run:
     Raises
     ------
     UsageError
+        If there are no runs.
+    RunError
         If there is no such run; names what there is.
     """
     from openhcs_jupyter.engine import list_runs, load_run
 
-    runs = sorted(list_runs(repository), key=lambda run: run.started)
-    if not runs:
-        raise UsageError(f"There are no runs in {repository.uri}", "A %%openhcs cell makes one.")
     if name is None:
-        return load_run(repository, runs[-1].id)
-    found = [run for run in runs if name in (run.id, run.name)]
-    if not found:
-        near = nearest(name, [word for run in runs for word in (run.name, run.id)])
-        meant = f"Did you mean {near}? " if near else ""
-        raise UsageError(f"There is no run {name!r}", f"{meant}The last is {runs[-1].id}; %openhcs runs lists all.")
-    return load_run(repository, found[-1].id)
+        runs = list_runs(repository)
+        if not runs:
+            raise UsageError(f"There are no runs in {repository.uri}", "A %%openhcs cell makes one.")
+        name = runs[0].id
+    return load_run(repository, name)

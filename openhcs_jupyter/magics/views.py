@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _SIGNS = {"running": "\u25b6", "done": "\u2713", "failed": "\u2717", "cancelled": "\u25a0", "interrupted": "\u25a0"}
 
 
+_SHOWN_ROWS = 5
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of a run at one moment."""
 
@@ -32,6 +35,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[UnitFailed, ...] = ()
     results: tuple[ResultSpec, ...] = ()
     left_out: int = 0
+    message: str = ""
+    """Why the run ended as it did."""
     saved_at: str | None = None
     folder: str = ""
     example: tuple[str, int] | None = None
@@ -72,16 +77,20 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 def view_of(run: Run) -> RunView:
     """Gather what is shown of a run now."""
     plan = run.plan
-    example = next(((unit.well, unit.field) for unit in plan.units if unit.well and unit.field), None)
+    failures = tuple(run.failures)
+    failed = {failure.unit for failure in failures}
+    whole = (unit for unit in plan.units if unit.well and unit.field and unit.id not in failed)
+    example = next(((unit.well, unit.field) for unit in whole if unit.well and unit.field), None)
     return RunView(
         name=run.name,
         id=run.id,
         plate=plan.plate_name,
         status=run.status,
         progress=run.progress,
-        failures=tuple(run.failures),
+        failures=failures,
         results=plan.results,
         left_out=len(plan.left_out),
+        message=run.message,
         saved_at=run.results_at,
         folder=str(run.folder),
         example=example,
@@ -334,6 +343,8 @@ def _failures_markup(lines: Sequence[str]) -> str:
 def _outcome(view: RunView) -> list[tuple[str, str, str]]:
     """List what an ended run left: label, text, HTML."""
     rows = []
+    if view.message and not view.failures:
+        rows.append(("Why", view.message, render.escape(view.message)))
     if view.results:
         table = _results_grid(view.results)
         rows.append(("Results", table.text, table.markup))
@@ -428,6 +439,30 @@ def _indented(text: str, by: int = 2) -> list[str]:
     return [" " * by + line for line in text.splitlines()]
 
 
-def results_view(run: Run) -> Rendered:
-    """Show what a run made: its results, where they are, how they are reached."""
-    return run_view(view_of(run))
+def results_view(run: Run, source: Source | None = None) -> Rendered:
+    """Show what a run made: its results, the first rows of its tables, pictures of one field.
+
+    Parameters
+    ----------
+    run
+        That has ended, or has results already.
+    source
+        The cell that defined it; failing lines are quoted.
+    """
+    from openhcs_jupyter.magics.thumbnails import thumbnails
+
+    view = view_of(run)
+    shown = run_view(view, source)
+    text, body = [shown.text], []
+    for result in view.results:
+        if result.kind in ("table", "points") and view.done:
+            table = run.table(result.name)
+            told = f"{result.name}: {count_text(len(table), 'row')}, {count_text(len(table.columns), 'column')}"
+            text.append(f"  {told}: {some([str(column) for column in table.columns], 12)}")
+            rows = table.head(_SHOWN_ROWS).to_html(border=0, index=False, max_cols=16, float_format="{:.5g}".format)
+            body.append(render.details(told, f'<div style="overflow-x:auto;font-size:12px">{rows}</div>'))
+    if view.example is not None:
+        body.append(thumbnails(run, *view.example))
+    return Rendered(
+        "\n".join(text), f"{shown.markup}<div style='margin-left:15px;font-size:13px'>{''.join(body)}</div>", shown.data
+    )

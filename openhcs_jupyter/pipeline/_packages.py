@@ -156,3 +156,9 @@ def module_dict(module: types.ModuleType) -> dict[str, Any]:
     """Return a module's namespace without loading a lazy module, as asking it for an attribute would."""
     namespace: dict[str, Any] = object.__getattribute__(module, "__dict__")
     return namespace
+
+
+def holder_of(value: types.BuiltinFunctionType) -> str:
+    """Find the module of a function that does not tell it, as OpenCV's do not."""
+    holders = (name for name, module in list(sys.modules.items()) if module_dict(module).get(value.__name__) is value)
+    return min(holders, key=lambda name: (len(name), name), default="builtins")

@@ -32,7 +32,7 @@ import numpy as np
 
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.pipeline._bytecode import Reference, read
-from openhcs_jupyter.pipeline._packages import OWN, distribution, module_dict, own_module, place_of
+from openhcs_jupyter.pipeline._packages import OWN, distribution, holder_of, module_dict, own_module, place_of
 from openhcs_jupyter.pipeline.contracts import ATTRIBUTE, Contract
 
 _SIZE = 16
@@ -483,7 +483,6 @@ class _Walk:
             code.co_posonlyargcount,
             code.co_kwonlyargcount,
             code.co_flags & _FLAGS,
-            code.co_exceptiontable,
         )
         self.tag("variables", *code.co_varnames, "", *code.co_cellvars, "", *code.co_freevars)
         for constant in form.constants:
@@ -548,7 +547,7 @@ class _Walk:
     def _builtin(self, value: types.BuiltinFunctionType) -> None:
         owner: object = value.__self__
         if owner is None or isinstance(owner, types.ModuleType):
-            self._by_name(value.__module__ or _holder(value), value.__qualname__)
+            self._by_name(value.__module__ or holder_of(value), value.__qualname__)
         elif not self._bound_by_module(value, owner):
             self.tag("method", value.__name__)
             self.value(owner)
@@ -683,12 +682,6 @@ def _found_at(module: str, name: str) -> object:
     for part in name.split("."):
         value = inspect.getattr_static(value, part, None) if isinstance(value, type) else getattr(value, part, None)
     return value
-
-
-def _holder(value: types.BuiltinFunctionType) -> str:
-    """Find the module of a function that does not tell it, as OpenCV's do not."""
-    holders = (name for name, module in list(sys.modules.items()) if module_dict(module).get(value.__name__) is value)
-    return min(holders, key=lambda name: (len(name), name), default="builtins")
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:

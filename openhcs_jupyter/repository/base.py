@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -185,6 +185,43 @@ def test_a_shadowed_builtin_counts() -> None:
     assert identity(source) != identity(source, "def len(x):\n    return 3")
 
 
+MODULES = """
+def f(x):
+    for row in x:
+        try:
+            with np.errstate(all="ignore"):
+                np.add(row, np.linalg.norm(row))
+        except ValueError:
+            return [np.abs(row) for row in x if row is not None]
+    return np.sum(x, axis=0)
+"""
+
+
+def test_cells_may_be_joined_and_split() -> None:
+    assert identity("import numpy as np", MODULES) == identity("import numpy as np\n" + MODULES)
+    assert identity("import numpy as np", MODULES) != identity("import math as np\n" + MODULES)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ValueError", "KeyError"),
+        ("if row is not None", "if row is None"),
+        ("return np.sum", "np.sum"),
+        ("axis=0", "out=0"),
+    ],
+)
+def test_branches_handlers_and_keywords_count(one: str, other: str) -> None:
+    assert identity("import numpy as np", MODULES) != identity("import numpy as np", MODULES.replace(one, other))
+
+
+def test_what_a_branch_encloses_counts() -> None:
+    source = "def f(x):\n    if x:\n        x = g(x)\n{}    x = h(x)\n    return x"
+    assert identity(source.format("")) != identity(source.format("    "))
+    guarded = "def f(x):\n    try:\n        g(x)\n{}    except KeyError:\n        pass\n{}    return x"
+    assert identity(guarded.format("        h(x)\n", "")) != identity(guarded.format("", "    h(x)\n"))
+
+
 def test_lambdas_partials_and_methods() -> None:
     make = "import functools\ndef g(x, n=1):\n    return x * n\nf = functools.partial(g, n={})"
     assert identity(make.format(2)) == identity(make.format(2))
