@@ -444,9 +444,10 @@ class _Walk:
         if len(self.path) > 1 and place_of(module) == "user":
             self.function = function.__name__
         self.tag("function")
-        names = inspect.signature(function, follow_wrapped=False).parameters if function.__defaults__ else {}
-        with_defaults = list(names)[: function.__code__.co_argcount][-len(function.__defaults__ or ()) :]
-        for name, value in zip(with_defaults, function.__defaults__ or (), strict=True):
+        defaults = function.__defaults__ or ()
+        positional = function.__code__.co_varnames[: function.__code__.co_argcount]
+        with_defaults = positional[len(positional) - len(defaults) :]
+        for name, value in zip(with_defaults, defaults, strict=True):
             self.tag("default", name)
             with self.at(f"the default of parameter {name!r}"):
                 self.value(value)

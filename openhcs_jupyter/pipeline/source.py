@@ -29,7 +29,6 @@ from openhcs_jupyter.pipeline.step import Step
 _LONGEST = 20_000
 """Characters of a constant; more is data and belongs in a file."""
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
-_FUTURE = vars(__future__)
 
 
 class SourceError(OpenHCSError):
@@ -76,11 +75,11 @@ def capture(source: str, namespace: Mapping[str, Any]) -> str:
     SyntaxError
         If the cell is not Python.
     """
-    writer = _Writer(namespace)
     tree = ast.parse(source)
-    code = compile(tree, "<cell>", "exec", dont_inherit=True)
+    code = _compiled(tree, namespace)
     needs = _needs(code)
-    for name in sorted(needs.at_once.keys() & needs.bound & namespace.keys()):
+    writer = _Writer(namespace, needs.bound)
+    for name in sorted(_read_before_set(tree, needs, namespace)):
         writer.problems[name] = "used before the cell sets it anew, so that its earlier value is gone"
     for name in (*needs.at_once, *needs.later):
         if name not in needs.bound:
@@ -89,9 +88,11 @@ def capture(source: str, namespace: Mapping[str, Any]) -> str:
     if writer.problems:
         raise SourceError(dict(sorted(writer.problems.items())))
     futures, rest = _without_futures(source, tree)
+    if _annotations_stay_unread(namespace):
+        futures.add("from __future__ import annotations")
     return "\n".join(
         [
-            *sorted(futures | writer.futures),
+            *sorted(futures),
             *sorted(writer.imports),
             *(f"\n{text}" if "\n" in text else text for text in writer.texts),
             f"\n{rest}" if writer.texts or writer.imports or futures else rest,
@@ -130,12 +131,37 @@ def _needs(code: types.CodeType) -> _Needs:
     return _Needs(at_once, later, frozenset(bound))
 
 
+def _compiled(tree: ast.Module, namespace: Mapping[str, Any]) -> types.CodeType:
+    flags = __future__.annotations.compiler_flag if _annotations_stay_unread(namespace) else 0
+    code: types.CodeType = compile(tree, "<cell>", "exec", flags=flags, dont_inherit=True)
+    return code
+
+
+def _annotations_stay_unread(namespace: Mapping[str, Any]) -> bool:
+    """Tell whether a cell has imported ``annotations`` from ``__future__``, which holds for all cells after it."""
+    return namespace.get("annotations") is __future__.annotations
+
+
+def _read_before_set(tree: ast.Module, needs: _Needs, namespace: Mapping[str, Any]) -> set[str]:
+    """Find names that a cell takes from earlier cells and then sets anew; what a loop carries over is its own."""
+    doubtful = needs.at_once.keys() & needs.bound & namespace.keys()
+    found: set[str] = set()
+    bound: set[str] = set()
+    for statement in tree.body if doubtful else ():
+        own = _needs(_compiled(ast.Module([statement], []), namespace))
+        carried = own.bound if isinstance(statement, ast.For | ast.While) else frozenset()
+        found |= (own.at_once.keys() & doubtful) - bound - carried
+        bound |= own.bound
+    return found
+
+
 class _Writer:
     """Gathers the text of every name that is needed, each after those that it needs itself."""
 
-    def __init__(self, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: Mapping[str, Any], bound: frozenset[str]) -> None:
         self.namespace = namespace
-        self.futures: set[str] = set()
+        self.bound = bound
+        """Names that the cell sets itself."""
         self.imports: set[str] = set()
         self.texts: list[str] = []
         self.problems: dict[str, str] = {}
@@ -172,8 +198,6 @@ class _Writer:
             if path == "__main__":
                 raise _Unsayable("the notebook's own namespace")
             self.imports.add(f"import {path}" if path == name else f"import {path} as {name}")
-        elif isinstance(value, __future__._Feature):
-            self.futures.add(f"from __future__ import {name}")
         elif (home := _importable(value)) is not None:
             module, path = home
             if "." in path:
@@ -196,16 +220,15 @@ class _Writer:
             self.texts.append(f"{name} = {original}")
             return
         statement, lines = _statement(name, value)
-        code = compile(ast.Module([statement], []), "<cell>", "exec", dont_inherit=True)
-        if any(isinstance(feature, __future__._Feature) for feature in [self.namespace.get("annotations")]):
-            self.futures.add("from __future__ import annotations")
+        code = _compiled(ast.Module([statement], []), self.namespace)
         needs = _needs(code)
         for needed in needs.at_once:
             self.write(needed)
         self.submodules(code)
         self.texts.append(lines)
         for needed in needs.later:
-            self.write(needed)
+            if needed not in self.bound:
+                self.write(needed)
 
     def _say(self, value: Any, depth: int = 0) -> str:
         """Write a value as an expression."""
@@ -323,7 +346,8 @@ def _holds(module: types.ModuleType, path: str, value: object, bound: bool) -> b
     first, *rest = path.split(".")
     namespace = module_dict(module)
     # A lazy package lists what it would load.
-    found: object = namespace.get(first) or (first in namespace.get("__all__", ()) and getattr(module, first, None))
+    lazy = first not in namespace and first in namespace.get("__all__", ())
+    found: object = getattr(module, first, None) if lazy else namespace.get(first)
     for part in rest:
         found = getattr(found, part, None)
     return found is value or (bound and found == value)

@@ -284,6 +284,32 @@ def test_a_value_that_the_cell_has_changed_itself_is_refused(notebook: Callable[
         notebook("gain = 2", "gain = gain * 2\npipeline_steps = []")
 
 
+def test_what_a_loop_carries_over_is_the_cells_own(shell: InteractiveShell, notebook: Callable[..., str]) -> None:
+    text = notebook(
+        "from openhcs_jupyter import Step",
+        """
+        pipeline_steps = []
+        for width in (1, 2):
+            if pipeline_steps:
+                pipeline_steps.append(Step(max, {"key": before}))
+            before = width
+        """,
+    )
+    check(shell, text)
+    assert "before = 2" not in text
+
+
+def test_what_the_cell_sets_for_an_earlier_function_is_not_written_twice(
+    shell: InteractiveShell, notebook: Callable[..., str]
+) -> None:
+    text = notebook(
+        "import numpy as np\nfrom openhcs_jupyter import Step",
+        "def f(x, low):\n    return x @ kernel",
+        "kernel = np.ones((3, 3))\n" + CELL,
+    )
+    check(shell, text)
+
+
 def test_a_cell_that_is_not_python() -> None:
     with pytest.raises(SyntaxError):
         capture("pipeline_steps = [", {})
