@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 cv2.setNumThreads(1)
 
 
-def normalize(stack: NDArray[Any], low: float = 1.0, high: float = 99.8, salt: int = 0) -> NDArray[np.float32]:  # noqa: ARG001
-    """Stretch each plane ``(N, Y, X)`` of uint16 to 0..1; `salt` makes runs differ that are the same otherwise."""
-    out = np.empty(stack.shape, np.float32)
+def normalize(stack: NDArray[Any], low: float = 1.0, high: float = 99.8, salt: int = 0) -> NDArray[np.uint16]:  # noqa: ARG001
+    """Stretch each plane ``(N, Y, X)`` of uint16 to its whole range; `salt` only tells runs apart."""
+    out = np.empty(stack.shape, np.uint16)
     for plane, target in zip(stack, out, strict=True):
         counts = np.cumsum(cv2.calcHist([plane], [0], None, [65536], [0, 65536]).ravel(), dtype=np.float64)
         bottom, top = np.searchsorted(counts, [counts[-1] * low / 100, counts[-1] * high / 100])
-        scale = 1 / max(float(top - bottom), 1.0)
-        cv2.addWeighted(plane, scale, plane, 0, -float(bottom) * scale, dst=target, dtype=cv2.CV_32F)
-        cv2.threshold(target, 1, 0, cv2.THRESH_TRUNC, dst=target)
-        cv2.threshold(target, 0, 0, cv2.THRESH_TOZERO, dst=target)
+        scale = 65535 / max(float(top - bottom), 1.0)
+        cv2.addWeighted(plane, scale, plane, 0, -float(bottom) * scale, dst=target, dtype=cv2.CV_16U)
     return out
 
 
@@ -37,22 +35,22 @@ def smooth(stack: NDArray[Any], sigma: float = 2.0) -> NDArray[Any]:
     """Blur each plane."""
     out = np.empty_like(stack)
     for plane, target in zip(stack, out, strict=True):
-        cv2.GaussianBlur(plane, (0, 0), sigma, dst=target)
+        target[...] = cv2.GaussianBlur(plane.astype(np.float32), (0, 0), sigma)
     return out
 
 
-def nuclei(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+def nuclei(stack: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint16]]:
     """Label what Otsu's threshold leaves of the first plane."""
-    _, mask = cv2.threshold(cv2.convertScaleAbs(stack[0], alpha=255), 0, 255, cv2.THRESH_OTSU)
-    return stack, cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)[1][None]
+    _, mask = cv2.threshold(cv2.convertScaleAbs(stack[0], alpha=1 / 257), 0, 255, cv2.THRESH_OTSU)
+    return stack, cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_16U)[1][None]
 
 
 @measure()
-def objects(stack: NDArray[Any], labels: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+def objects(stack: NDArray[Any], labels: NDArray[np.uint16]) -> dict[str, NDArray[Any]]:
     """Measure area and mean intensity of every label."""
-    flat = labels.ravel()
-    area = np.bincount(flat)
-    total = np.bincount(flat, stack[: len(labels)].ravel(), minlength=len(area))
+    count = int(labels.max()) + 1
+    area = cv2.calcHist([labels[0]], [0], None, [count], [0, count]).ravel().astype(np.int64)
+    total = np.bincount(labels[0].ravel(), stack[0].ravel(), minlength=count)
     return {"label": np.arange(1, len(area)), "area": area[1:], "mean": total[1:] / area[1:]}
 
 
@@ -71,8 +69,8 @@ def pipeline(plate: Plate, salt: int = 0) -> Pipeline:
 class Results(NamedTuple):
     """What a field gives."""
 
-    image: NDArray[np.float32]
-    labels: NDArray[np.int32]
+    image: NDArray[np.uint16]
+    labels: NDArray[np.uint16]
     objects: dict[str, NDArray[Any]]
 
 

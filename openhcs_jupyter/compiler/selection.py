@@ -114,10 +114,12 @@ def _channels(
         for name in selection.channels:
             if name not in names:
                 problems.add(f"plate {plate.name!r} has no channel {name!r}", known(name, names))
+    # Where none of the names is right, the steps are still held against the plate's channels.
+    wanted = set(selection.channels or ()) & set(names) or set(names)
     layouts = {image.layout for _, _, image in fields}
     chosen = []
     for c, name in enumerate(names):
-        if selection.channels is not None and name not in selection.channels:
+        if name not in wanted:
             continue
         if not fields or any(layout.slices(t, c) for layout in layouts for t in range(layout.size_t)):
             chosen.append(c)

@@ -83,6 +83,8 @@ class ForkServer:
 
     def load(self, modules: Sequence[str]) -> None:
         """Import modules once, before workers are forked that need them."""
+        if not modules:
+            return
         names = ",".join(modules).encode()
         with self._lock:
             control = self._ensure()
@@ -189,7 +191,7 @@ def serve(control: socket.socket) -> NoReturn:
 
 def _import(modules: Iterable[str]) -> None:
     for module in modules:
-        with suppress(ImportError):  # whoever needs it is told so where it does
+        with suppress(Exception):  # whoever needs it is told so where it does
             importlib.import_module(module)
     gc.collect()
     gc.freeze()

@@ -175,13 +175,16 @@ class Run:
         done = sum(stage.done for stage in progress.stages)
         head = f"Run {self.name} ({self.id}) is {self.status}: {done} of {len(self.plan.units)} units done"
         lines = [head + (f"; {self.message}" if self.message else "")]
-        for event in self.failures[:5]:
+        alike: dict[tuple[str | None, int | None, str], list[str]] = {}
+        for event in self.failures:
             field = f" field {event.field}" if event.field is not None else ""
-            step = f", step {event.step}" if event.step else ""
-            line = f" (line {event.line})" if event.line else ""
-            lines.append(f"  {event.well or 'plate'}{field}{step}{line}: {event.message}")
-        if len(self.failures) > 5:
-            lines.append(f"  and {len(self.failures) - 5} more")
+            alike.setdefault((event.step, event.line, event.message), []).append(f"{event.well or 'plate'}{field}")
+        for (step, at, message), places in list(alike.items())[:5]:
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+            line = f" (line {at})" if at else ""
+            lines.append(f"  {', '.join(places[:3])}{more}{f', step {step}' if step else ''}{line}: {message}")
+        if len(alike) > 5:
+            lines.append(f"  and {len(alike) - 5} other reasons")
         return "\n".join(lines)
 
     def table(self, name: str) -> pd.DataFrame:

@@ -170,7 +170,7 @@ def _folder(
     plan: ExecutionPlan, repository: Repository, resume: str | None, force: bool
 ) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
     if resume is None:
-        started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
         return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}
     candidates = [
         folder
