@@ -360,8 +360,7 @@ def _statement(name: str, value: Any) -> tuple[ast.stmt, str]:
         try:
             tree = ast.parse("".join(lines))
         except SyntaxError:
-            # A cell with magics; the statement itself is plain.
-            tree = _parse_plain(lines)
+            continue
         for statement in reversed(tree.body):
             if line is not None and not _first_line(statement) <= line <= (statement.end_lineno or 0):
                 continue
@@ -388,17 +387,6 @@ def _places(value: Any) -> Iterator[tuple[str, int | None]]:
     for filename in reversed(list(linecache.cache)):
         if f"class {value.__name__}" in "".join(linecache.getlines(filename)):
             yield filename, None
-
-
-def _parse_plain(lines: list[str]) -> ast.Module:
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    text = "".join(lines)
-    try:
-        plain = TransformerManager().transform_cell(text)
-        return ast.parse(plain if plain.count("\n") == text.count("\n") else "")
-    except SyntaxError:
-        return ast.Module([], [])
 
 
 def _first_line(statement: ast.stmt) -> int:
