@@ -190,8 +190,7 @@ def measure_shapes(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArra
     major, minor = middle + half, np.clip(middle - half, 0, None)
     with np.errstate(invalid="ignore", divide="ignore"):
         eccentricity = np.where(major > 0, np.sqrt(1 - minor / major), 0.0)
-    level = np.where(yx < 0, np.pi / 4, -np.pi / 4)
-    orientation = np.where(xx == yy, level, 0.5 * np.arctan2(2 * yx, yy - xx))
+    orientation = 0.5 * np.arctan2(2 * yx, yy - xx)
     shapes = np.stack(
         [y, x, lengths[present], 4 * np.sqrt(major), 4 * np.sqrt(minor), eccentricity, orientation], axis=1
     )

@@ -11,7 +11,7 @@ from openhcs_jupyter.functions._checks import Stack, check_stack, to_type
 from openhcs_jupyter.pipeline.contracts import image
 
 
-@image(stack="channel", depth="one", dtype="same", need=2.0)
+@image(stack="channel", depth="one", dtype="same", need=4.0)
 def composite(stack: Stack, weights: Sequence[float] | None = None) -> Stack:
     """Mix the planes to their weighted mean.
 

@@ -12,7 +12,7 @@ from openhcs_jupyter.pipeline.contracts import image
 _TRUNCATE = 4.0
 
 
-@image(depth="same", dtype="same", need=3.0)
+@image(depth="same", dtype="same", need=5.0)
 def gaussian_blur(stack: Stack, sigma: float = 2.0) -> Stack:
     """Blur each plane with a gaussian.
 
@@ -92,7 +92,7 @@ def median(stack: Stack, radius: int = 1) -> Stack:
     return out
 
 
-@image(depth="same", dtype="same", need=3.0)
+@image(depth="same", dtype="same", need=4.0)
 def top_hat(stack: Stack, radius: int = 15, downsample: int = 4) -> Stack:
     """Subtract from each plane the background that is wider than a disk: the white top-hat.
 

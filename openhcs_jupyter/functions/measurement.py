@@ -19,7 +19,7 @@ _SHAPE = ("perimeter", "major_axis", "minor_axis", "eccentricity", "orientation"
 _INTENSITY = ("mean", "std", "min", "max", "sum")
 
 
-@measure(stack="channel", need=1.0)
+@measure(stack="channel", need=3.0)
 def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None = None) -> pd.DataFrame:
     """Measure the shape of each labelled object, and its intensity in each channel.
 

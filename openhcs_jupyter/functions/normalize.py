@@ -14,7 +14,7 @@ from openhcs_jupyter.pipeline.contracts import image
 _TOP = 65535.0
 
 
-@image(depth="same", dtype="uint16", need=2.0)
+@image(depth="same", dtype="uint16", need=4.0)
 def percentile_normalize(
     stack: Stack, low: float = 1.0, high: float = 99.8, per: Literal["stack", "plane"] = "stack"
 ) -> Stack:

@@ -39,7 +39,7 @@ def min_projection(stack: Stack) -> Stack:
     return plane
 
 
-@image(depth="one", dtype="same", need=4.0)
+@image(depth="one", dtype="same", need=5.0)
 def mean_projection(stack: Stack) -> Stack:
     """Take the mean of each pixel over the planes.
 
@@ -64,7 +64,7 @@ def mean_projection(stack: Stack) -> Stack:
     return to_type(total, stack.dtype)
 
 
-@image(depth="one", need=4.0)
+@image(depth="one", need=2.0)
 def sum_projection(stack: Stack) -> Stack:
     """Add up each pixel over the planes.
 

@@ -87,7 +87,7 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
     return float(functions[method](pixels))
 
 
-@image(depth="same", dtype="same", need=16.0)
+@image(depth="same", dtype="same", need=14.0)
 def segment_nuclei(
     stack: Stack,
     sigma: float = 1.0,
