@@ -84,7 +84,7 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
         "li": filters.threshold_li,
         "triangle": filters.threshold_triangle,
     }
-    return float(functions[method](pixels))
+    return float(functions[method](pixels.ravel()))
 
 
 @image(depth="same", dtype="same", need=14.0)
