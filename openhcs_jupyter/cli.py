@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.magics.demo import add_demo_options
-from openhcs_jupyter.magics.options import DEFAULT_NAME, OptionParser, add_run_options, run_options
+from openhcs_jupyter.magics.options import DEFAULT_NAME, CommandParser, OptionParser, add_run_options, run_options
 
 if TYPE_CHECKING:
     from openhcs_jupyter.magics.render import Rendered
@@ -60,7 +60,7 @@ def _parser() -> OptionParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=OptionParser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
 
     def add(name: str, handler: Handler, text: str, *, repository: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)

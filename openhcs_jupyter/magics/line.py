@@ -14,7 +14,15 @@ from openhcs_jupyter.magics.display import display_for, is_watched
 from openhcs_jupyter.magics.errors import Source, long, reported
 from openhcs_jupyter.magics.follow import Pause, follow
 from openhcs_jupyter.magics.job import read_source
-from openhcs_jupyter.magics.options import DEFAULT_NAME, OptionParser, add_run_options, cell_parser, run_options, split
+from openhcs_jupyter.magics.options import (
+    DEFAULT_NAME,
+    CommandParser,
+    OptionParser,
+    add_run_options,
+    cell_parser,
+    run_options,
+    split,
+)
 from openhcs_jupyter.magics.render import Rendered
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
@@ -28,7 +36,7 @@ Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
 def line_parser() -> OptionParser:
     """Return the parser of ``%openhcs``; its sub-parsers know their handlers."""
     parser = OptionParser(prog="%openhcs", description="Plates, runs and settings.", add_help=False, allow_abbrev=False)
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=OptionParser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=CommandParser)
 
     def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NoReturn
 
 import msgspec
@@ -84,6 +84,20 @@ class OptionParser(argparse.ArgumentParser):
             listed = f"There are: {', '.join(choices)}."
             return f"Did you mean {near}? {listed}" if near else listed
         return f"All options: {command}"
+
+
+class CommandParser(OptionParser):
+    """The parser of a sub-command: itself refuses what it does not know, since it knows what was probably meant."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse all arguments."""
+        values, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        assert values is not None
+        return values, []
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

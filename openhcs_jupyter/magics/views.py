@@ -343,7 +343,7 @@ def _failures_markup(lines: Sequence[str]) -> str:
 def _outcome(view: RunView) -> list[tuple[str, str, str]]:
     """List what an ended run left: label, text, HTML."""
     rows = []
-    if view.message and not view.failures:
+    if view.message and view.status == "failed" and not view.failures:
         rows.append(("Why", view.message, render.escape(view.message)))
     if view.results:
         table = _results_grid(view.results)
