@@ -39,8 +39,8 @@ kernelspec: $(VENV)/.with-notebook
 .PHONY: demo
 demo: kernelspec ## Execute the quickstart notebook on a synthetic plate
 	@mkdir -p $(OUTPUT)
-	@OPENHCS_DATA_DIR="$(CURDIR)/$(OUTPUT)/data" $(BIN)/jupyter nbconvert --log-level WARN --to html --execute \
-	    --ExecutePreprocessor.kernel_name=openhcs --output-dir $(OUTPUT) $(NOTEBOOK)
+	@OPENHCS_DATA_DIR="$(CURDIR)/$(OUTPUT)/data" $(BIN)/jupyter nbconvert --log-level ERROR --to html --execute \
+	    --KernelManager.transport_encryption=auto --ExecutePreprocessor.kernel_name=openhcs --output-dir $(OUTPUT) $(NOTEBOOK)
 	@echo "Notebook: $(CURDIR)/$(OUTPUT)/01_quickstart.html"
 	@grep -o 'Results: /[^<]*' $(OUTPUT)/01_quickstart.html
 

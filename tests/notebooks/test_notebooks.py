@@ -33,7 +33,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute"]
-    command += ["--ExecutePreprocessor.kernel_name=openhcs", "--output-dir", str(tmp_path), str(_QUICKSTART)]
+    command += ["--KernelManager.transport_encryption=auto", "--ExecutePreprocessor.kernel_name=openhcs"]
+    command += ["--output-dir", str(tmp_path), str(_QUICKSTART)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "01_quickstart.html").read_text()
