@@ -41,7 +41,7 @@ import socket, sys
 from openhcs_jupyter.engine.forkserver import serve
 serve(socket.socket(fileno=int(sys.argv[1])))
 """
-_FORK, _REAP, _IMPORT = b"F", b"R", b"I"
+_FORK, _REAP, _DISMISS, _IMPORT = b"F", b"R", b"D", b"I"
 _ANSWER = struct.Struct("<q")
 _KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
@@ -103,6 +103,12 @@ class ForkServer:
                 self._stop()
                 return -signal.SIGKILL  # workers die with their server
 
+    def dismiss(self, pid: int) -> None:
+        """End a worker without waiting for its end."""
+        with self._lock, suppress(OSError):  # workers die with their server
+            if self._control is not None:
+                self._control.sendall(_DISMISS + _ANSWER.pack(pid))
+
     def stop(self) -> None:
         """End the process and all its workers."""
         with self._lock:
@@ -160,6 +166,7 @@ def serve(control: socket.socket) -> NoReturn:
     """Fork and reap workers until the other side closes `control`."""
     _import(_PRELOAD)
     workers: set[int] = set()
+    dismissed: set[int] = set()
     while True:
         try:
             message, descriptors, _, _ = socket.recv_fds(control, 1 + _ANSWER.size, 2)
@@ -180,10 +187,17 @@ def serve(control: socket.socket) -> NoReturn:
             names = control.recv(_ANSWER.unpack(message[1:])[0], socket.MSG_WAITALL)
             _import(names.decode().split(","))
             control.sendall(_ANSWER.pack(0))
+        elif message[:1] == _DISMISS:
+            pid = _ANSWER.unpack(message[1:])[0]
+            if pid in workers:
+                workers.discard(pid)
+                os.kill(pid, signal.SIGKILL)
+                dismissed.add(pid)
         else:
             pid = _ANSWER.unpack(message[1:])[0]
             control.sendall(_ANSWER.pack(_end(pid) if pid in workers else -signal.SIGKILL))
             workers.discard(pid)
+        dismissed -= {pid for pid in dismissed if os.waitpid(pid, os.WNOHANG)[0]}
     for pid in workers:
         _end(pid)
     os._exit(0)

@@ -53,7 +53,14 @@ class _Worker:
     def end(self) -> int:
         """End the process and return how it ended."""
         self.connection.close()
+        self.status.close()
         return fork_server().reap(self.pid)
+
+    def dismiss(self) -> None:
+        """End the process, whose work is done or no longer wanted."""
+        self.connection.close()
+        self.status.close()
+        fork_server().dismiss(self.pid)
 
 
 class _LocalSession(Session):
@@ -107,8 +114,7 @@ class _LocalSession(Session):
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.end()
-            worker.status.close()
+            worker.dismiss()
         self._workers = []
 
     def _hand_out(self) -> None:
@@ -138,7 +144,6 @@ class _LocalSession(Session):
         """Put a new worker in the place of one that died, and see what became of the units that it held."""
         unit, step, _ = worker.status.read()
         how = worker.end()
-        worker.status.close()
         outcomes: list[Outcome] = []
         again: list[Work] = []
         blamed = unit

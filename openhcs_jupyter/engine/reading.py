@@ -88,13 +88,19 @@ class UnitInputs:
         begin = time.perf_counter()
         try:
             if self.work.unit.images and self.work.unit.field is not None:
-                for taken in self._program.channels:
+                for taken in self._needed():
                     for t in range(self._program.size_t):
                         field = self.work.unit.field
                         self._ahead[field, t, taken.channel.name] = self._read(self._sources[field], taken, t)
         except (OpenHCSError, OSError, ValueError) as error:
             self.failure = error
         self.read_s += time.perf_counter() - begin
+
+    def _needed(self) -> list[TakenChannel]:
+        """Channels that the unit's steps take, or all if it leaves its images to a later stage."""
+        steps = [self._program.steps[index] for index in self._stage.steps]
+        names = {name for step in steps for name in step.channels}
+        return [taken for taken in self._program.channels if self._stage.carries or taken.channel.name in names]
 
     def close(self) -> None:
         """Close the images."""

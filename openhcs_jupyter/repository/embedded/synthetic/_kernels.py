@@ -78,6 +78,10 @@ def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
     for i in range(cells.shape[0]):
         cy, cx, a, b, sine, cosine, value, blur = cells[i]
         mean = np.sqrt(a * b)
+        along_x, along_y = cosine / a, sine / a
+        across_x, across_y = sine / b, cosine / b
+        outer = (1.0 + blur / mean) ** 2
+        inner = max(0.0, 1.0 - blur / mean) ** 2
         reach_u = a * (1.0 + blur / mean)
         reach_v = b * (1.0 + blur / mean)
         reach_y = np.sqrt((reach_u * sine) ** 2 + (reach_v * cosine) ** 2)
@@ -86,13 +90,15 @@ def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
         left, right = max(first_x, int(np.ceil(cx - reach_x))), min(first_x + width - 1, int(np.floor(cx + reach_x)))
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                u = ((x - cx) * cosine + (y - cy) * sine) / a
-                v = ((y - cy) * cosine - (x - cx) * sine) / b
-                depth = (1.0 - np.sqrt(u * u + v * v)) * mean
-                if depth <= -blur:
+                u = (x - cx) * along_x + (y - cy) * along_y
+                v = (y - cy) * across_y - (x - cx) * across_x
+                square = u * u + v * v
+                if square >= outer:
                     continue
-                part = min(1.0, (depth + blur) / (2.0 * blur))
-                light = np.float32(value * part * part * (3.0 - 2.0 * part))
+                light = np.float32(value)
+                if square > inner:
+                    part = ((1.0 - np.sqrt(square)) * mean + blur) / (2.0 * blur)
+                    light = np.float32(value * part * part * (3.0 - 2.0 * part))
                 at_y, at_x = y - first_y, x - first_x
                 plane[at_y, at_x] = max(plane[at_y, at_x], light)
 
