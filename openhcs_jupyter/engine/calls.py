@@ -131,7 +131,10 @@ def checked_table(step: PlannedStep, name: str, table: Any) -> Any:
         return table.reset_index(drop=True)
     if isinstance(table, dict):
         scalars = all(np.ndim(value) == 0 for value in table.values())
-        return pd.DataFrame([table] if scalars else table)
+        try:
+            return pd.DataFrame([table] if scalars else table)
+        except ValueError as error:
+            raise StepError(step.index, f"table {name!r} cannot be made of its columns: {error}") from None
     raise StepError(step.index, f"table {name!r} is {type(table).__name__}, not a DataFrame or a dict of columns")
 
 

@@ -259,17 +259,18 @@ class _Unit:
         wide = self.inputs.work.unit.field is None
         for name, stacks in self.kept.items():
             channels = tuple(dict.fromkeys(key[2] for key in stacks))
+            made_by = next(step.index for step in self.steps if step.name == name)
             for index, channel in enumerate(channels):
                 for field in dict.fromkeys(key[0] for key in stacks):
                     arrays = [a for (f, _, c), a in stacks.items() if f == field and c == channel]
-                    files[f"image.{name}{_mark(field, wide)}.{index}.npy"] = write_array(arrays)
+                    files[f"image.{name}{_mark(field, wide)}.{index}.npy"] = _times(made_by, name, arrays)
         for step in self.steps:
             for output in step.outputs:
                 files.update(self._output_files(step, output, wide))
         for step_index, states in self.states.items():
             files[f"state.{step_index}.pickle"] = _write_pickle(states)
         if self.stage.carries and self.images is not None:
-            files.update(_carry(self.images))
+            files.update(_carry(self.images, self.steps[-1].index))
         return files
 
     def _output_files(self, step: PlannedStep, output: PlannedOutput, wide: bool) -> Iterator[tuple[str, Writer]]:
@@ -284,7 +285,7 @@ class _Unit:
                     arrays = [_gather(made, field, t, channel) for t in times]
                     mark = _mark(field or 0, wide) + (f".{index}" if output.by_channel else "")
                     present = [array for array in arrays if array is not None]
-                    yield f"{output.kind}.{output.name}{mark}.npy", write_array(present)
+                    yield f"{output.kind}.{output.name}{mark}.npy", _times(step.index, output.name, present)
         tables = self.tables.get((output.kind, output.name))
         if tables:
             joined = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
@@ -321,15 +322,22 @@ def _gather(made: dict[Site, Pixels], field: int | None, t: int | None, channel:
     return planes[0] if len(planes) == 1 else np.concatenate(planes)
 
 
-def _carry(images: Images) -> Iterator[tuple[str, Writer]]:
+def _carry(images: Images, last: int) -> Iterator[tuple[str, Writer]]:
     slices: dict[str, tuple[int, ...]] = {}
     for index, channel in enumerate(images.channels):
         for field in images.fields:
             stacks = [images.get(field, t, channel) for t in images.times]
             slices[channel] = stacks[0].slices
-            yield f"carried.f{field}.{index}.npy", write_array([stack.array for stack in stacks])
+            yield f"carried.f{field}.{index}.npy", _times(last, channel, [stack.array for stack in stacks])
     said = CarriedImages(channels=images.channels, fields=images.fields, size_t=len(images.times), slices=slices)
     yield "carried.json", _write_bytes(msgspec.json.encode(said))
+
+
+def _times(step: int, name: str, arrays: Sequence[Pixels]) -> Writer:
+    try:
+        return write_array(arrays)
+    except ValueError as error:
+        raise StepError(step, f"{name}: {error}") from None
 
 
 def _mark(field: int, wide: bool) -> str:
@@ -371,9 +379,9 @@ def _finish(program: Program, inputs: UnitInputs, step_index: int, announce: Ann
                 files[f"{output.kind}.{output.name}{mark}.npy"] = write_array([pixels])
                 continue
             table = checked_table(step, output.name, value)
-            if by_channel:
-                table.insert(0, "channel", channel)
-            table.insert(0, "plate", program.plate_name)
+            for place, value in (("channel", channel), ("plate", program.plate_name)):
+                if place not in table.columns and (by_channel or place == "plate"):
+                    table.insert(0, place, value)
             tables.setdefault(output, []).append(table)
     if tables:
         import pandas as pd

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -53,6 +52,8 @@ class Conductor:
         A unit that computes longer has failed; 0 waits for ever.
     known
         Files of units that an earlier start of this run finished, by the name of their folder.
+    force
+        Do every unit, also those whose results are there.
     notify
         Is called after each event, when the journal has it.
     """
@@ -70,6 +71,7 @@ class Conductor:
         on_error: OnError,
         unit_timeout_s: float,
         known: dict[str, tuple[StoredFile, ...]],
+        force: bool,
         notify: Callable[[], None],
     ) -> None:
         self._plan = plan
@@ -82,8 +84,11 @@ class Conductor:
         self._on_error = on_error
         self._unit_timeout_s = unit_timeout_s
         self._known = known
+        self._force = force
         self._notify = notify
         self._cancelled = threading.Event()
+        self.unwritten: RunFinished | None = None
+        """The end of the run, where its journal could not take it: a full disk. Others find the run interrupted."""
         self.running: Sequence[int] = ()
         """Ids of the units that are being computed."""
         self._places = _Places(plan)
@@ -95,22 +100,28 @@ class Conductor:
 
     def run(self) -> None:
         """Conduct the run to its end; every error becomes its last event."""
-        journal = Journal(self._folder.journal)
         try:
-            try:
-                status, message, results = self._conduct(journal)
-            except OpenHCSError as error:
-                status, message, results = "failed", str(error), None
-            except Exception as error:  # noqa: BLE001 - the thread's last resort: a run always ends with an event
-                status, message, results = "failed", f"the run broke off: {type(error).__name__}: {error}", None
-            finished = RunFinished(time=time.time(), status=status, message=message, results=results)
-            with suppress(OSError):  # a full disk: the run is found interrupted, and can be resumed
-                journal.append(finished)
-            journal.close()
-            self._lock.close()
-            self._notify()
+            with Journal(self._folder.journal) as journal:
+                self._end(journal)
+        except OSError as error:
+            message = f"{error.filename}: {error.strerror}"
+            self.unwritten = RunFinished(time=time.time(), status="failed", message=message)
         finally:
             self._lock.close()
+            self._notify()
+
+    def _end(self, journal: Journal) -> None:
+        status: RunStatus = "failed"
+        results = None
+        try:
+            status, message, results = self._conduct(journal)
+        except OpenHCSError as error:
+            message = str(error)
+        except OSError as error:
+            message = f"{error.filename or self._folder.path}: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001 - the thread's last resort: a run always ends with an event
+            message = f"the run broke off: {type(error).__name__}: {error}"
+        journal.append(RunFinished(time=time.time(), status=status, message=message, results=results))
 
     def _conduct(self, journal: Journal) -> tuple[RunStatus, str, str | None]:
         self._folder.sweep()
@@ -137,6 +148,7 @@ class Conductor:
                 self._program, workers=min(workers, self._graph.left), unit_timeout_s=self._unit_timeout_s
             ) as session:
                 broken = self._drive(journal, session)
+            self._folder.sweep()
         if self._cancelled.is_set():
             return "cancelled", "It was cancelled; --resume goes on from here.", None
         failures = self._graph.failed
@@ -148,12 +160,15 @@ class Conductor:
         return "done", "", results
 
     def _kept(self) -> list[tuple[Unit, tuple[StoredFile, ...]]]:
-        """Find the units whose results are there already, in the plan's order."""
+        """Find the units whose results are there already, in the plan's order; remove results that are damaged."""
         kept = []
         for unit in self._plan.units:
-            key = self._graph.key(unit)
-            if self._graph.is_ready(unit) and self._folder.holds(key, self._known.get(key)):
-                files = self._known.get(key)
+            # Of a unit whose parents are to be done, the address that it has if they are done well.
+            key = self._graph.key(unit) if self._graph.is_ready(unit) else unit.key
+            files = self._known.get(key)
+            if self._force or not self._folder.holds(key, files):
+                self._folder.remove(key)
+            elif self._graph.is_ready(unit):
                 kept.append((unit, stored_files(self._folder.units / key) if files is None else files))
                 self._graph.finish(unit)
         return kept

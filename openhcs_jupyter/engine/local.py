@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import time
@@ -65,7 +66,8 @@ class _Worker:
 
 class _LocalSession(Session):
     def __init__(self, program: Program, workers: int, unit_timeout_s: float) -> None:
-        self._program = cloudpickle.dumps(program, protocol=5)
+        packed = cloudpickle.dumps(program, protocol=5)
+        self._program = pickle.dumps((program.search_path, program.working_folder, packed), protocol=5)
         self._folder = RunFolder(program.run_folder)
         self._timeout = unit_timeout_s
         self._tries: dict[int, int] = {}

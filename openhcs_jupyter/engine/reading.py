@@ -15,7 +15,6 @@ from openhcs_jupyter.compiler.plan import PlannedInput, TakenChannel
 from openhcs_jupyter.engine.images import Pixels, Stack
 from openhcs_jupyter.engine.program import Parent, Program, Source, Work
 from openhcs_jupyter.engine.store import read_array, read_table
-from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.model import Layout
 from openhcs_jupyter.repository import PixelSource, Repository
 
@@ -48,14 +47,14 @@ class UnitInputs:
         self.work = work
         self.bytes_read = 0
         self.read_s = 0.0
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self._program = program
         self._repository = repository
         self._stage = program.stages[work.unit.stage]
         self._units = program.run_folder / "units"
         self._opened: dict[int, PixelSource] = {}
         self._ahead: dict[tuple[int, int, str], Stack] = {}
-        self._carried = self._read_carried()
+        self._carried: list[tuple[Path, CarriedImages]] | None = None
         self._indices = {taken.channel.name: taken for taken in program.channels}
         self._sources = {source.field: source for source in work.sources}
 
@@ -84,15 +83,19 @@ class UnitInputs:
         return self.work.sources[0].image.layout
 
     def read_ahead(self) -> None:
-        """Read all stacks of a unit of one field; wider units read each stack when it is needed."""
+        """Read all stacks of a unit of one field; wider units read each stack when it is needed.
+
+        Does not raise: what went wrong is kept in `failure`.
+        """
         begin = time.perf_counter()
         try:
+            self._carried = self._read_carried()
             if self.work.unit.images and self.work.unit.field is not None:
                 for taken in self._needed():
                     for t in range(self._program.size_t):
                         field = self.work.unit.field
                         self._ahead[field, t, taken.channel.name] = self._read(self._sources[field], taken, t)
-        except (OpenHCSError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit, which raises it in its turn
             self.failure = error
         self.read_s += time.perf_counter() - begin
 

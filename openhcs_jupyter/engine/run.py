@@ -55,6 +55,8 @@ class Run:
 
     def conduct(self, conductor: Conductor) -> None:
         """Begin to conduct the run in a thread of this process."""
+        self._refresh()
+        self._seen = _Seen(self.plan)  # how an earlier start of the run ended is past
         self._conductor = conductor
         self._thread = threading.Thread(target=conductor.run, name=f"openhcs-{self.id}")
         self._thread.start()
@@ -81,7 +83,7 @@ class Run:
         finished = self._seen.finished
         if finished is not None:
             return finished.status
-        if self._conductor is not None or self._folder.is_conducted():
+        if (self._thread is not None and self._thread.is_alive()) or self._folder.is_conducted():
             return "running"
         self._refresh()
         return self._seen.finished.status if self._seen.finished else "interrupted"
@@ -249,6 +251,8 @@ class Run:
         with self._news:
             for event in self._reader.read():
                 self._seen.take(event)
+            if self._conductor is not None and self._conductor.unwritten is not None:
+                self._seen.take(self._conductor.unwritten)
 
     def _pixels(self, kind: str, name: str | None, well: str | None, field: int) -> Pixels:
         spec = self._spec(name, (kind,))
@@ -310,6 +314,8 @@ class _Seen:
             self.__init__(self._plan)  # type: ignore[misc]  # a resumed run tells again what it keeps
             self._started = event
             self._last = event.time
+        elif isinstance(event, UnitDone | UnitFailed) and event.unit >= len(self._plan.units):
+            return  # of an earlier start, whose plan had more units
         elif isinstance(event, UnitDone):
             self.done[event.unit] = event.fingerprint
             self._counts[self._plan.units[event.unit].stage][0] += 1

@@ -80,7 +80,7 @@ def run(
         If there is no such run to resume, another process conducts it, or its folder cannot be written.
     """
     repository = connect(plan.repository)
-    folder, known_files = _folder(plan, repository, resume, force)
+    folder, known_files = _folder(plan, repository, resume)
     record = _record(plan, folder.run_id, options or {})
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,7 @@ def run(
             on_error=on_error,
             unit_timeout_s=load_settings().unit_timeout_s if unit_timeout_s is None else unit_timeout_s,
             known=known_files,
+            force=force,
             notify=started.notify,
         )
     except BaseException:
@@ -167,7 +168,7 @@ def _name(folder: RunFolder) -> str | None:
 
 
 def _folder(
-    plan: ExecutionPlan, repository: Repository, resume: str | None, force: bool
+    plan: ExecutionPlan, repository: Repository, resume: str | None
 ) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
     if resume is None:
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
@@ -179,7 +180,7 @@ def _folder(
     ]
     for folder in candidates:
         if resume != "last" or Run(folder, folder.plan(), folder.record()).status != "done":
-            return folder, {} if force else _known_files(folder)
+            return folder, _known_files(folder)
     if resume == "last":
         raise RunError(
             f"No run {plan.name!r} of plate {plan.plate_name} is left to resume.", "Start it without --resume."

@@ -126,6 +126,10 @@ class RunFolder:
             raise
         return tuple(stored)
 
+    def remove(self, key: str) -> None:
+        """Remove a unit's results, if there are any."""
+        shutil.rmtree(self.units / key, ignore_errors=True)
+
     def sweep(self) -> None:
         """Remove what units that were killed left half written."""
         for partial in self.units.glob(".*"):
@@ -159,10 +163,20 @@ class Lock:
 
 
 def write_array(arrays: Sequence[Any]) -> Writer:
-    """Return a writer of arrays ``(N, Y, X)``, alike in shape and dtype, as one ``.npy`` file ``(T, N, Y, X)``."""
+    """Return a writer of arrays ``(N, Y, X)``, one for each time point, as one ``.npy`` file ``(T, N, Y, X)``.
+
+    Raises
+    ------
+    ValueError
+        If they are not alike in shape and dtype.
+    """
     import numpy as np
 
     first = arrays[0]
+    for array in arrays[1:]:
+        if (array.shape, array.dtype) != (first.shape, first.dtype):
+            told = f"{first.shape} {first.dtype} and {array.shape} {array.dtype}"
+            raise ValueError(f"its arrays differ from one time point to another: {told}")
 
     def write(file: BinaryIO) -> None:
         header = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import pickle
 import queue
 import struct
 import sys
@@ -62,9 +63,11 @@ class _Computed:
 def work(connection: int, status: int) -> None:
     """Work until the conductor closes the connection."""
     conductor = Connection(connection)
-    program: Program = cloudpickle.loads(conductor.recv_bytes())
-    sys.path[:] = [*program.search_path, *(path for path in sys.path if path not in program.search_path)]
-    os.chdir(program.working_folder)
+    search_path, working_folder, packed = pickle.loads(conductor.recv_bytes())  # noqa: S301 - from our conductor
+    # First of all: the program refers to modules of the user, which are found there.
+    sys.path[:] = [*search_path, *(path for path in sys.path if path not in search_path)]
+    os.chdir(working_folder)
+    program: Program = cloudpickle.loads(packed)
     _limit_threads()
     with connect(program.repository) as repository:
         _Worker(conductor, Status(status), program, repository).run()
@@ -118,7 +121,7 @@ class _Worker:
         except StepError as error:
             done.failure = Failure(message=error.message, step=error.step, traceback=error.trace)
         except OSError as error:
-            done.failure = _write_failure(error)
+            done.failure = self._write_failure(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit and is reported
             cause = error.__cause__
             no_space = isinstance(cause, OSError) and cause.errno in _NO_SPACE and stage.kind == "save"
@@ -137,7 +140,7 @@ class _Worker:
                 try:
                     stored = self._folder.commit(inputs.work.key, done.files)
                 except OSError as error:
-                    failure = _write_failure(error)
+                    failure = self._write_failure(error)
                 except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold
                     failure = Failure(message=_told(error), traceback=trace_of(error))
             inputs.close()
@@ -153,17 +156,16 @@ class _Worker:
                 )
             )
 
+    def _write_failure(self, error: OSError) -> Failure:
+        where = error.filename or error.filename2 or self._folder.path
+        message = f"{where}: {error.strerror or error}"
+        return Failure(message=message, traceback=trace_of(error), whole_run=error.errno in _NO_SPACE)
+
 
 def _told(error: BaseException) -> str:
     from openhcs_jupyter.errors import OpenHCSError
 
     return str(error) if isinstance(error, OpenHCSError) else describe(error)
-
-
-def _write_failure(error: OSError) -> Failure:
-    where = error.filename or error.filename2 or "the run's folder"
-    message = f"{where}: {error.strerror or error}"
-    return Failure(message=message, traceback=trace_of(error), whole_run=error.errno in _NO_SPACE)
 
 
 def _limit_threads() -> None:
