@@ -12,6 +12,7 @@ VENDOR_TYPE = "application/vnd.openhcs+json"
 
 # Blue and vermillion of Okabe and Ito's palette: told apart with every kind of colour vision; a sign says the same.
 BLUE, ORANGE, GREY = "#0a7bc2", "#d55e00", "#8a8a8a"
+_WRAPPED = 36
 _LINE = "rgba(128,128,128,.28)"
 _CELL = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;border:none;background:none"
 
@@ -73,9 +74,13 @@ def grid(headers: Sequence[str], rows: Iterable[Sequence[object]], *, limit: int
     table = ([list(headers)] if any(headers) else []) + cells
     widths = [max((len(row[column]) for row in table), default=0) for column in range(len(headers))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    head = "".join(f'<th style="{_CELL};font-weight:600;opacity:.65">{escape(name)}</th>' for name in headers)
+    head = "".join(
+        f'<th style="{_CELL};font-weight:600;opacity:.65;white-space:nowrap">{escape(name)}</th>' for name in headers
+    )
     body = "".join(
-        "<tr style='background:none'>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in row) + "</tr>"
+        "<tr style='background:none'>"
+        + "".join(f'<td style="{_CELL}{_wrap(text)}">{escape(text)}</td>' for text in row)
+        + "</tr>"
         for row in cells
     )
     more = ""
@@ -85,6 +90,10 @@ def grid(headers: Sequence[str], rows: Iterable[Sequence[object]], *, limit: int
     shown_head = f"<tr style='background:none'>{head}</tr>" if any(headers) else ""
     style = "border-collapse:collapse;border:none;margin:2px 0;font-size:12px"
     return Grid("\n".join(lines), f'<table style="{style}">{shown_head}{body}</table>{more}')
+
+
+def _wrap(text: str) -> str:
+    return "" if len(text) > _WRAPPED else ";white-space:nowrap"
 
 
 def card(title: str, body: Iterable[str], *, color: str = BLUE) -> str:
