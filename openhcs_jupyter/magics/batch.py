@@ -78,7 +78,7 @@ def _run(
     steps = define_steps(source, source.text, namespace)
     plan = plan_run(steps, source, choose_plate(repository, options), options)
     if options.dry_run:
-        write(plan_view(plan).text)
+        write(plan_view(plan, dry=True).text)
         return
     display = QuietDisplay(result) if options.quiet else LineDisplay(write, result)
     run_blocking(follow(start(plan, options), display, blocking))

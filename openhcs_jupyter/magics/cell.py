@@ -76,7 +76,7 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
     plan = plan_run(steps, source, plate, options)
     state.plans[name] = plan
     if options.dry_run:
-        show(plan_view(plan))
+        show(plan_view(plan, dry=True))
         return
     run = start(plan, options)
     state.keep(name, run, source)

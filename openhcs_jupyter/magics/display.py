@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from openhcs_jupyter.magics.errors import failure_lines
-from openhcs_jupyter.magics.render import Rendered
+from openhcs_jupyter.magics.render import Rendered, count_text
 from openhcs_jupyter.magics.views import RunView, progress_line, results_view, run_view, view_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class LineDisplay:
         else:
             self._pause_s = _FIRST_LINE_S
         if self._tenths < 0:
-            self._write(f"{view.name}: {view.units:,} units on plate {view.plate}, run {view.id}")
+            self._write(f"{view.name}: {count_text(view.units, 'unit')} on plate {view.plate}, run {view.id}")
         elif tenths < 10:
             self._write(progress_line(view))
         self._tenths = tenths

@@ -15,7 +15,7 @@ from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError, UsageEr
 from openhcs_jupyter.events import UnitFailed
 from openhcs_jupyter.magics.options import nearest
 
-_SHOWN_FAILURES = 8
+_SHOWN_FAILURES, _SHOWN_WELLS, _SHOWN_FIELDS = 8, 4, 8
 _RED, _BOLD, _FAINT = "1;31", "1", "2"
 
 
@@ -173,10 +173,24 @@ def failure_lines(failures: Sequence[UnitFailed], source: Source | None, *, colo
 
 
 def places(failures: Sequence[UnitFailed]) -> str:
-    """Name the wells and fields of failed units, the first few of many."""
-    names = [place(failure) for failure in failures]
-    shown = ", ".join(names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+    """Name the wells and fields of failed units, the first few of many: ``A02 fields 1, 2; B01 field 4``."""
+    fields: dict[str | None, list[int]] = {}
+    for failure in sorted(failures, key=lambda failure: failure.unit):
+        listed = fields.setdefault(failure.well, [])
+        if failure.field is not None:
+            listed.append(failure.field)
+    names = [_place(well, numbers) for well, numbers in fields.items()]
+    shown = "; ".join(names[:_SHOWN_WELLS])
+    return f"{shown} and {len(names) - _SHOWN_WELLS} more wells" if len(names) > _SHOWN_WELLS else shown
+
+
+def _place(well: str | None, fields: Sequence[int]) -> str:
+    if well is None:
+        return "the plate"
+    if not fields:
+        return well
+    more = f" and {len(fields) - _SHOWN_FIELDS} more" if len(fields) > _SHOWN_FIELDS else ""
+    return f"{well} field{'s' * (len(fields) > 1)} {', '.join(map(str, fields[:_SHOWN_FIELDS]))}{more}"
 
 
 def _raising_line(failure: UnitFailed, source: Source | None) -> int | None:
@@ -187,13 +201,6 @@ def _raising_line(failure: UnitFailed, source: Source | None) -> int | None:
     return int(lines[-1]) if lines else None
 
 
-def place(failure: UnitFailed) -> str:
-    """Name the well and field of a failed unit."""
-    if failure.well is None:
-        return "the plate"
-    return failure.well if failure.field is None else f"{failure.well} field {failure.field}"
-
-
 def long(error: BaseException) -> str:
     """Render an error with its whole traceback, the tracebacks of failed units first."""
     parts = []
@@ -202,7 +209,7 @@ def long(error: BaseException) -> str:
         if failure.traceback and failure.traceback not in told and len(told) < _SHOWN_FAILURES:
             told.add(failure.traceback)
             trace = _with_source(failure.traceback.rstrip())
-            parts.append(f"{place(failure)}, step {failure.step}:\n{trace}\n")
+            parts.append(f"{places([failure])}, step {failure.step}:\n{trace}\n")
     parts.append("".join(traceback.format_exception(error)))
     return "\n".join(parts)
 

@@ -23,6 +23,7 @@ else:
 
 _SIDE = 300
 _SHOWN = 8
+_OUTLINE = (255, 150, 0)
 # Told apart with every kind of colour vision; for channels that the plate gives no colour.
 _COLORS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
 
@@ -63,9 +64,13 @@ def _picture(run: Run, spec: ResultSpec, well: str, field: int) -> NDArray[np.ui
         return _colored(_small(run.image(spec.name, well=well, field=field)[0].max(axis=1)), _tints(run, spec))
     labels = _small(run.labels(spec.name, well=well, field=field)[0].max(axis=1), nearest=True)[0]
     over = next((image for image in run.plan.results if image.kind == "image" and image.name == spec.over), None)
-    below = _picture(run, over, well, field) if over is not None else np.zeros((*labels.shape, 3), np.uint8)
-    if below.shape[:2] != labels.shape:
-        below = np.zeros((*labels.shape, 3), np.uint8)
+    below = np.zeros((*labels.shape, 3), np.uint8)
+    if over is not None:
+        planes = _small(run.image(over.name, well=well, field=field)[0].max(axis=1))
+        # Grey, and of those channels only that the labels were made from.
+        made_from = [index for index, name in enumerate(over.channels) if name in spec.channels] or [0]
+        if planes.shape[1:] == labels.shape:
+            below = _colored(planes[made_from], [(200, 200, 200)] * len(made_from))
     return _outlined(below, labels)
 
 
@@ -93,7 +98,7 @@ def _outlined(below: NDArray[np.uint8], labels: NDArray[np.float32]) -> NDArray[
     kernel = np.ones((3, 3), np.uint8)
     edge = cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
     picture = below.copy()
-    picture[edge & (cv2.dilate(labels, kernel) > 0)] = (255, 255, 255)
+    picture[edge & (cv2.dilate(labels, kernel) > 0)] = _OUTLINE
     return picture
 
 

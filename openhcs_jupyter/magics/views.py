@@ -34,7 +34,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress
     failures: tuple[UnitFailed, ...] = ()
     results: tuple[ResultSpec, ...] = ()
-    left_out: int = 0
+    left_out: tuple[str, ...] = ()
+    """What the run did not take, and why."""
     message: str = ""
     """Why the run ended as it did."""
     saved_at: str | None = None
@@ -89,7 +90,7 @@ def view_of(run: Run) -> RunView:
         progress=run.progress,
         failures=failures,
         results=plan.results,
-        left_out=len(plan.left_out),
+        left_out=tuple(f"{left.what}: {left.why}" for left in plan.left_out),
         message=run.message,
         saved_at=run.results_at,
         folder=str(run.folder),
@@ -153,8 +154,16 @@ def progress_line(view: RunView) -> str:
     return f"{view.name}: {_sentence(view)}"
 
 
-def plan_view(plan: ExecutionPlan) -> Rendered:
-    """Show what a run would do: stages, units, devices, memory, results, and what is left out."""
+def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
+    """Show what a run does: steps, stages, units, devices, memory, results, and what is left out.
+
+    Parameters
+    ----------
+    plan
+        From the compiler, or of a run.
+    dry
+        Say that nothing was run.
+    """
     wells = {unit.well for unit in plan.units if unit.well}
     fields = {(unit.well, unit.field) for unit in plan.units if unit.field is not None}
     parts = [count_text(len(wells), "well")] if wells else []
@@ -188,7 +197,7 @@ def plan_view(plan: ExecutionPlan) -> Rendered:
     devices = ", ".join(plan.devices)
     reads = f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
     text = [
-        f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}. Nothing was run.",
+        f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}.{' Nothing was run.' * dry}",
         *_indented(steps.text),
         "",
         *_indented(stages.text),
@@ -216,7 +225,9 @@ def plan_view(plan: ExecutionPlan) -> Rendered:
         text += ["  Left out  " + "\n            ".join(reasons)]
         body.append(render.details(f"Left out: {len(plan.left_out)}", left.markup))
     title = f"{render.strong(plan.name)} {render.escape(f'on plate {plan.plate_name}: {sentence}')}"
-    return Rendered("\n".join(text), render.card(f"{title} {render.faint('plan; nothing was run')}", body))
+    return Rendered(
+        "\n".join(text), render.card(f"{title} {render.faint('plan; nothing was run' if dry else 'plan')}", body)
+    )
 
 
 def plate_view(plate: Plate) -> Rendered:
@@ -334,7 +345,8 @@ def _stage_texts(view: RunView) -> list[str]:
 
 def _failures_markup(lines: Sequence[str]) -> str:
     style = (
-        "margin:4px 0;padding:0;white-space:pre-wrap;font-size:12px;line-height:1.35;background:none;"
+        "margin:4px 0;padding:0;white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;"
+        "font-size:12px;line-height:1.35;background:none;"
         f"color:{render.ORANGE}"
     )
     return f'<pre style="{style}">{render.escape(chr(10).join(line[2:] for line in lines))}</pre>'
@@ -353,7 +365,9 @@ def _outcome(view: RunView) -> list[tuple[str, str, str]]:
     elif view.results:
         rows.append(("Kept in", view.folder, render.code(view.folder)))
     if view.left_out:
-        told = f"{count_text(view.left_out, 'item')}; %openhcs plan {view.name} says which and why"
+        told = "; ".join(view.left_out[:2])
+        if len(view.left_out) > 2:
+            told += f"; and {len(view.left_out) - 2} more, which the plan lists"
         rows.append(("Left out", told, render.escape(told)))
     calls = _calls(view)
     if calls and view.done:
@@ -390,7 +404,13 @@ def _stage_row(plan: ExecutionPlan, index: int) -> tuple[object, ...]:
     stage = plan.stages[index]
     peaks = [unit.peak_bytes for unit in plan.units if unit.stage == stage.index]
     names = [plan.steps[step].name for step in stage.steps]
-    return stage.name, stage.units, f"a {stage.scope}", some(names, 5), render.size_text(max(peaks, default=0))
+    return (
+        stage.name,
+        stage.units,
+        f"a {stage.scope}",
+        some(names, 5),
+        render.size_text(max(peaks)) if any(peaks) else "",
+    )
 
 
 def _kind_text(plate: Plate, kind: str, c: int) -> str:

@@ -116,7 +116,7 @@ def test_a_notebook_runs_in_jupyterlab(lab: str) -> None:
     _ARTEFACTS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_BROWSER, args=_FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 2600})
+        page = browser.new_page(viewport={"width": 1280, "height": 2900})
         page.goto(f"{lab}/lab/tree/plate.ipynb", timeout=_TIMEOUT_MS)
         page.wait_for_function(
             "() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext;"
@@ -141,6 +141,7 @@ def test_a_notebook_runs_in_jupyterlab(lab: str) -> None:
             "() => { void window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}); }"
         )
         page.locator("body[data-jp-theme-light='false']").wait_for(state="attached", timeout=_TIMEOUT_MS)
+        page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=_TIMEOUT_MS)
         page.screenshot(path=_ARTEFACTS / "jupyterlab-dark.png")
         browser.close()
 

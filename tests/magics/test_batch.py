@@ -97,7 +97,7 @@ def test_a_failing_pipeline_makes_nbconvert_fail(call, tmp_path: Path) -> None:
     done = call("nbconvert", "--to", "html", "--execute", "n.ipynb")
     assert done.returncode != 0
     assert "2 of 8 units failed in run 'nuclei'" in done.stderr
-    assert "A02 field 1, A02 field 2, step picky, line 6: ValueError: not this one" in plain(done.stderr)
+    assert "A02 fields 1, 2, step picky, line 6: ValueError: not this one" in plain(done.stderr)
 
 
 def test_papermill_fills_in_parameters(call, tmp_path: Path) -> None:

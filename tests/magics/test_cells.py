@@ -98,7 +98,7 @@ def test_a_dry_run_shows_the_plan_and_keeps_the_variable(notebook: Kernel) -> No
     assert "8      a field" in out.text
     assert "max_projection" in out.html
     assert notebook.run("print(nuclei)").text.strip() == "untouched"
-    assert "Nothing was run." in notebook.run("%openhcs plan nuclei").text
+    assert "Plan of nuclei on plate small: 4 wells" in notebook.run("%openhcs plan nuclei").text
 
 
 def test_functions_of_the_cell_and_of_earlier_cells_take_part(notebook: Kernel) -> None:
@@ -129,7 +129,7 @@ def test_a_failing_well_is_told_with_its_line_and_the_others_go_on(notebook: Ker
         "]"
     )
     assert "RunError: 2 of 8 units failed in run 'partly'" in out.error
-    assert "A02 field 1, A02 field 2, step picky, line 7: ValueError: not this one" in out.error
+    assert "A02 fields 1, 2, step picky, line 7: ValueError: not this one" in out.error
     assert "4 |         raise ValueError('not this one')" in out.error
     assert len(out.error.splitlines()) < 10
     assert notebook.run("print(partly.image(well='B01', field=2).shape)").text.strip() == "(1, 2, 1, 192, 192)"
