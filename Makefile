@@ -58,16 +58,18 @@ system-packages:
 	"$${as_root[@]}" apt-get update -qq; \
 	"$${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
 
+# All checks are made even where one fails, and the tests run even where a check fails: one call shows everything.
 .PHONY: lint
 lint: $(VENV)/.with-dev ## Check style, types, the floors of the house, spelling
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/codespell
-	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/mypy || status=1; \
+	$(BIN)/lint-imports --no-logo || status=1; \
+	$(BIN)/codespell || status=1; \
+	$(BIN)/nbstripout --verify notebooks/*.ipynb || status=1; \
+	exit $$status
 
-# The tests run even where a check fails, so that one call shows everything.
 .PHONY: test
 test: system-packages $(VENV)/.with-dev ## Check everything and run all tests
 	@status=0; $(MAKE) --no-print-directory lint || status=1; $(BIN)/python -m pytest || status=1; exit $$status

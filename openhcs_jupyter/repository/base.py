@@ -61,7 +61,7 @@ class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
     field: int
     """Counted from 1."""
     arrays: Mapping[str, NDArray[np.generic]]
-    """By the name of the result: images ``(T, C, Z, Y, X)``, labels ``(T, 1, Z, Y, X)`` of integers, 0 is background."""
+    """By the name of the result: images ``(T, C, Z, Y, X)``; labels ``(T, 1, Z, Y, X)``, integers, 0 is background."""
     pixel_size_um: float | None
     z_step_um: float | None
     position_um: tuple[float, float] | None = None
