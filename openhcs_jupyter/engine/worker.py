@@ -67,10 +67,22 @@ def work(connection: int, status: int) -> None:
     # First of all: the program refers to modules of the user, which are found there.
     sys.path[:] = [*search_path, *(path for path in sys.path if path not in search_path)]
     os.chdir(working_folder)
-    program: Program = cloudpickle.loads(packed)
+    try:
+        program: Program = cloudpickle.loads(packed)
+    except Exception as error:  # noqa: BLE001 - such as a module of the user's that raises when it is imported
+        _refuse(conductor, error)
+        return
     _limit_threads()
     with connect(program.repository) as repository:
         _Worker(conductor, Status(status), program, repository).run()
+
+
+def _refuse(conductor: Connection, error: Exception) -> None:
+    """Say of the first unit why no unit can be done."""
+    message = f"the steps' functions cannot be loaded in a worker process: {describe(error)}"
+    work: Work = conductor.recv()
+    failure = Failure(message=message, traceback=trace_of(error), whole_run=True)
+    conductor.send(Outcome(unit=work.unit.id, failure=failure))
 
 
 class _Worker:
