@@ -185,7 +185,7 @@ class _Unit:
                 where["t"] = site.t + 1
             if output.by_channel:
                 where["channel"] = site.channel
-            if site.z:
+            if site.z is not None:
                 where["z"] = site.z + 1
             self.tables.setdefault((output.kind, output.name), []).append(self._placed(table, where))
 

@@ -325,7 +325,7 @@ class ExecutorConformance:
         started = bench.done(Step(cell[name], channel="GFP", save=True, name="made"), executor=executor)
         for well, field in bench.places():
             np.testing.assert_array_equal(
-                started.image("made", well=well, field=field)[0, 0], expected(bench.stack(well, field, 1))
+                started.image("made", well=well, field=field)[0, 0], expected(bench.pixels(well, field, 1))
             )
 
     def test_functions_of_a_module_that_only_the_notebook_finds(
@@ -341,7 +341,7 @@ class ExecutorConformance:
         import my_steps_of_plate
 
         started = bench.done(Step(my_steps_of_plate.higher, channel="DAPI"), executor=executor)
-        np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.stack("A01", 1, 0) + 1)
+        np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 1)
 
     def test_a_module_that_changed_is_taken_as_it_is_now(
         self, bench: Bench, executor: Executor, monkeypatch: pytest.MonkeyPatch
@@ -360,7 +360,7 @@ class ExecutorConformance:
         file.write_text("def higher(stack):\n    return stack + 10\n")
         importlib.reload(my_changing_step)
         started = bench.done(Step(my_changing_step.higher, channel="DAPI"), executor=executor)
-        np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.stack("A01", 1, 0) + 10)
+        np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 10)
 
     def test_relative_paths_are_those_of_the_notebook(
         self, bench: Bench, executor: Executor, monkeypatch: pytest.MonkeyPatch
@@ -372,7 +372,7 @@ class ExecutorConformance:
             return stack + int(Path("offset.txt").read_text())
 
         started = bench.done(Step(offset, channel="DAPI"), executor=executor)
-        np.testing.assert_array_equal(started.image(well="B02")[0, 0], bench.stack("B02", 1, 0) + 7)
+        np.testing.assert_array_equal(started.image(well="B02")[0, 0], bench.pixels("B02", 1, 0) + 7)
 
     def test_a_module_that_workers_cannot_import_fails_the_run_and_does_not_hang(
         self, bench: Bench, executor: Executor, monkeypatch: pytest.MonkeyPatch
