@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import Source, reported
 from openhcs_jupyter.magics.follow import Pause, follow
@@ -88,11 +91,22 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
 
 
 def _cell_source(state: State, line: str, cell: str) -> Source:
-    compiler, number = state.shell.compile, state.shell.execution_count
+    compiler, number = state.shell.compile, _cell_number(state)
     text = f"%%openhcs {line}".rstrip() + f"\n{cell}"
     # Tracebacks and inspect.getsource read the cached lines; a comment keeps them valid Python.
     filename = compiler.cache(f"# {text}", number, raw_code=text)
     return Source(f"Cell In[{number}]", text, filename)
+
+
+def _cell_number(state: State) -> int:
+    """Return the number of the cell that is being run; the shell's own counter may be ahead of it."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        known = state.shell.compile.format_code_name(frame.f_code.co_filename)
+        if known is not None and (digits := re.search(r"\d+", known[1])):
+            return int(digits[0])
+    return int(state.shell.execution_count)
 
 
 def _started(name: str, run_id: str) -> Rendered:

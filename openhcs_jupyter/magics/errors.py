@@ -16,7 +16,8 @@ from openhcs_jupyter.events import UnitFailed
 from openhcs_jupyter.magics.options import nearest
 
 _SHOWN_FAILURES, _SHOWN_WELLS, _SHOWN_FIELDS = 8, 4, 8
-_RED, _BOLD, _FAINT = "1;31", "1", "2"
+# Front ends set errors on red of their own, so no colours.
+_BOLD, _FAINT = "1", "2"
 
 
 class Source(NamedTuple):
@@ -309,11 +310,11 @@ def _quote(text: str, number: int, color: bool, start: int | None = None, end: i
     end = len(text.rstrip(",")) if end is None else min(max(end, start + 1), max(len(text), start + 1))
     gutter = f"    {number:>3} | "
     caret = " " * (len(gutter) - 2) + "| " + " " * start + "^" * (end - start)
-    return [_paint(gutter, _FAINT, color) + text, _paint(caret, _RED, color)]
+    return [_paint(gutter, _FAINT, color) + text, _paint(caret, _BOLD, color)]
 
 
 def _head(kind: str, message: str, color: bool) -> str:
-    return f"{_paint(f'{kind}:', _RED, color)} {message}"
+    return f"{_paint(f'{kind}:', _BOLD, color)} {message}"
 
 
 def _paint(text: str, style: str, color: bool) -> str:

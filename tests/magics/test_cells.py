@@ -193,6 +193,13 @@ def test_a_mistake_is_told_in_a_few_lines(notebook: Kernel, cell: str, said: str
     assert "site-packages" not in out.error
 
 
+def test_errors_name_the_cell_by_its_number(notebook: Kernel) -> None:
+    notebook.run("here = In")
+    number = int(notebook.run("print(len(here) - 1)").text)
+    assert f"Cell In[{number + 1}], line 2" in notebook.run("%%openhcs\npipeline_steps = [oops]").error
+    assert f"Cell In[{number + 2}], line 2" in notebook.run("%%time\n%%openhcs\npipeline_steps = [oops]").error
+
+
 def test_an_exception_in_the_cell_shows_the_users_lines_only(notebook: Kernel) -> None:
     out = notebook.run("%%openhcs\ndef divide(a):\n    return a / 0\n\nx = divide(3)\npipeline_steps = []")
     assert out.error.startswith("ZeroDivisionError: division by zero")
@@ -363,12 +370,14 @@ def test_completion_leaves_other_lines_alone(notebook: Kernel) -> None:
 
 def _until_running(notebook: Kernel, request: str) -> None:
     """Wait until a live card shows the run."""
-    _until(
-        notebook,
-        lambda message: (
-            message["parent_header"].get("msg_id") == request and message["msg_type"].endswith("display_data")
-        ),
-    )
+
+    def shown(message: dict[str, Any]) -> bool:
+        if message["parent_header"].get("msg_id") != request:
+            return False
+        assert message["msg_type"] != "error", message["content"]
+        return bool(message["msg_type"].endswith("display_data"))
+
+    _until(notebook, shown)
 
 
 def _until(notebook: Kernel, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
