@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,9 @@ from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import RunRecord
+
+_LOCK = "lock"
+_LOOKED_AT_S = 0.1
 
 Writer = Callable[[BinaryIO], None]
 """Writes one file's bytes."""
@@ -82,9 +86,15 @@ class RunFolder:
     def is_conducted(self) -> bool:
         """Tell whether a process conducts the run now."""
         try:
-            self.lock().close()
-        except RunError:
+            file = os.open(self.path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
             return True
+        finally:
+            os.close(file)
         return False
 
     def unit(self, unit: Unit) -> Path:
@@ -145,15 +155,24 @@ class Lock:
     """Holds a run for one process; the system lets go of it when the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        self._file: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file: int | None = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        end = time.monotonic() + _LOOKED_AT_S
+        while not self._try():
+            if time.monotonic() > end:
+                self.close()
+                raise RunError(
+                    f"Run {folder.name} is being conducted by another process.",
+                    f"Follow it with %openhcs attach {folder.name}.",
+                )
+            time.sleep(_LOOKED_AT_S / 10)  # whoever looks whether the run is conducted holds the lock for a moment
+
+    def _try(self) -> bool:
+        assert self._file is not None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.close()
-            raise RunError(
-                f"Run {folder.name} is being conducted by another process.",
-                f"Follow it with %openhcs attach {folder.name}.",
-            ) from None
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of the run."""
