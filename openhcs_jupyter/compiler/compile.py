@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, TakenChannel, Unit
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, Stage, TakenChannel
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
-from openhcs_jupyter.compiler.selection import Chosen, Selection, channel_names, choose
+from openhcs_jupyter.compiler.selection import Selection, choose, hold_to_usual
 from openhcs_jupyter.compiler.stages import Splitter, add_saving, finished
 from openhcs_jupyter.compiler.units import UnitMaker
-from openhcs_jupyter.model import Plate
+from openhcs_jupyter.model import Plate, ResultSpec
 from openhcs_jupyter.pipeline import Pipeline
-from openhcs_jupyter.pipeline.fingerprint import combine
 from openhcs_jupyter.topology import Topology
 
 SHARE_OF_FREE_MEMORY = 0.8
@@ -63,24 +62,22 @@ def compile(
     selection = selection or Selection()
     problems = Problems(pipeline.source_name)
     chosen = choose(plate, selection, problems)
-    channels = channel_names(plate, chosen)
-    absent = _absent(plate, selection, chosen)
-    slices = {plate.channels[c].name: z for c, z in chosen.slices.items()}
-    steps = resolve(pipeline, channels, slices, absent, problems)
-    problems.raise_if_any()
-    steps, results = decide_results(pipeline, steps, problems)
+    resolved = resolve(pipeline, chosen, problems)
+    chosen = hold_to_usual(plate, selection, chosen, resolved.taken, problems)
+    steps, results = decide_results(pipeline, resolved, problems)
+    if save:
+        _check_saving(pipeline, results, problems)
     problems.raise_if_any()
 
-    wells = len({well.name for well, _, _ in chosen.fields})
+    wells = len({well.id for well, _, _ in chosen.fields})
     splitter = Splitter(steps, {"field": len(chosen.fields), "well": wells, "plate": 1})
     if save:
         add_saving(splitter, results)
-    identity = combine(selection.source, *channels, f"python {sys.version_info[0]}.{sys.version_info[1]}")
-    maker = UnitMaker(plate, chosen, {step.index: step for step in steps}, identity)
-    carrying = {draft.starts_from for draft in splitter.stages}
-    stages = tuple(finished(draft, steps, maker.make(draft), draft.index in carrying) for draft in splitter.stages)
-    memory = _memory(maker.units, topology, workers, memory_bytes, problems)
+    maker = UnitMaker(plate, chosen, selection.source, steps, resolved.before)
+    stages = tuple(finished(draft, steps, maker.make(draft)) for draft in splitter.stages)
+    memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, problems)
     problems.raise_if_any()
+    indices = {channel.name: c for c, channel in enumerate(plate.channels)}
     plan = ExecutionPlan(
         name=pipeline.name,
         repository=plate.repository,
@@ -88,7 +85,8 @@ def compile(
         plate_name=plate.name,
         source_kind=selection.source,
         channels=tuple(
-            TakenChannel(channel=plate.channels[c], index=c, slices=chosen.slices[c]) for c in chosen.channels
+            TakenChannel(channel=plate.channels[indices[name]], index=indices[name], slices=slices)
+            for name, slices in chosen.slices.items()
         ),
         size_t=chosen.size_t,
         steps=tuple(steps),
@@ -103,30 +101,45 @@ def compile(
     return plan.bind(pipeline, plate)
 
 
-def _absent(plate: Plate, selection: Selection, chosen: Chosen) -> dict[str, str]:
-    absent = {}
-    for c, channel in enumerate(plate.channels):
-        if c not in chosen.channels:
-            asked = selection.channels is None or channel.name in selection.channels
-            no_planes = f"it has no plane in the {selection.source} images"
-            absent[channel.name] = no_planes if asked else "--channels does not name it"
-    return absent
+def _check_saving(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Problems) -> None:
+    """Check that a place in the results holds images of a field or of a whole well, not of both."""
+    first = {result.scope: result for result in reversed(results) if result.kind in ("image", "labels")}
+    if "field" in first and "well" in first:
+        of_field, of_well = first["field"], first["well"]
+        problems.add(
+            f"{of_field.name!r} is of each field and {of_well.name!r} of each well: they cannot be saved together",
+            "Keep one of the two, or make two runs.",
+            pipeline.steps[of_well.step],
+        )
 
 
 def _memory(
-    units: list[Unit], topology: Topology, workers: int | None, memory_bytes: int | None, problems: Problems
+    pipeline: Pipeline,
+    stages: Sequence[Stage],
+    maker: UnitMaker,
+    topology: Topology,
+    workers: int | None,
+    memory_bytes: int | None,
+    problems: Problems,
 ) -> Memory:
     limit = memory_bytes or int(topology.memory_free_bytes * SHARE_OF_FREE_MEMORY)
-    largest = max(units, key=lambda unit: unit.peak_bytes, default=None)
-    peak = largest.peak_bytes if largest else 0
-    per_worker = peak + (UNITS_AT_HAND - 1) * (largest.read_bytes if largest else 0)
-    if largest and per_worker > limit:
+    largest = max(maker.units, key=lambda unit: unit.peak_bytes)
+    per_worker = largest.peak_bytes + (UNITS_AT_HAND - 1) * largest.read_bytes
+    if per_worker > limit:
         place = f"{largest.well} field {largest.field}" if largest.field else largest.well or "the plate"
+        index = maker.hungriest(stages[largest.stage])
         problems.add(
-            f"the unit {place} needs {per_worker / 1e9:.1f} GB, and the run may use {limit / 1e9:.1f} GB",
+            f"the unit {place} needs {_size(per_worker)}, most of it in this step, and the run may use {_size(limit)}",
             "Take fewer channels, or give the run more memory: %openhcs config memory_gb=...",
+            pipeline.steps[index],
         )
-    count = max(1, min(workers or topology.cores, len(units) or 1))
+    count = max(1, min(workers or topology.cores, len(maker.units)))
     if per_worker:
         count = max(1, min(count, limit // per_worker))
-    return Memory(limit_bytes=limit, unit_peak_bytes=peak, workers=count, in_flight_bytes=count * per_worker)
+    return Memory(
+        limit_bytes=limit, unit_peak_bytes=largest.peak_bytes, workers=count, in_flight_bytes=count * per_worker
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -20,15 +20,14 @@ class Problems:
 
     def __init__(self, source_name: str) -> None:
         self._source_name = source_name
-        self._found: list[Problem] = []
+        self._found: dict[Problem, None] = {}
 
     def add(self, message: str, hint: str | None = None, step: Step | None = None) -> None:
         """Note one problem, with the line and name of the step at fault."""
         problem = Problem(
             message=message, hint=hint, line=step.line if step else None, step=step.name if step else None
         )
-        if problem not in self._found:
-            self._found.append(problem)
+        self._found[problem] = None
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -39,10 +38,11 @@ class Problems:
             raise CompileError(sorted(self._found, key=lambda problem: problem.line or 0), self._source_name)
 
 
-def known(name: str, names: Iterable[str]) -> str:
+def known(name: object, names: Iterable[str]) -> str:
     """Say which names there are and which of them is near to `name`."""
     names = list(names)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    lower = {other.lower(): other for other in reversed(names)}
+    near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)]
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     there = f"There are: {shown}." if names else "There are none."
     return f"Did you mean {near[0]!r}? {there}" if near else there

@@ -4,20 +4,61 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedOutput, PlannedStep
 from openhcs_jupyter.compiler.problems import Problems, known
+from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.model import WIDTH, Component, Scope
 from openhcs_jupyter.pipeline import Pipeline, Step
 from openhcs_jupyter.pipeline.chains import ALL, BoundCall, Chains, chains_of, signature_of, takes, takes_context
 from openhcs_jupyter.pipeline.fingerprint import FingerprintError, fingerprint
 from openhcs_jupyter.pipeline.outputs import Output
 
+_LONG = 200
+"""Letters of a parameter's description."""
+_DEEP = 8
+"""Levels of a nested parameter that are said."""
 _COMPONENTS: tuple[Component, ...] = ("z", "channel", "field", "t")
+
+
+class ImageState(msgspec.Struct, frozen=True):
+    """The images of a field, or of a well whose fields are joined, as they stand after a step."""
+
+    channels: tuple[str, ...]
+    slices: dict[str, tuple[int, ...] | int]
+    """By channel: the z of its planes; the index of the step that changed them, where only running tells."""
+    by_field: bool = True
+    """The fields of a well are images of their own."""
+    by_time: bool = True
+    """So are the time points."""
+
+    @property
+    def scope(self) -> Scope:
+        """Of what there is one image: a field, or a well."""
+        return "field" if self.by_field else "well"
+
+    def planes(self, channel: str) -> int | None:
+        """Count a channel's planes along z; None where only running tells."""
+        slices = self.slices[channel]
+        return None if isinstance(slices, int) else len(slices)
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A pipeline that was held against its plate."""
+
+    steps: list[PlannedStep]
+    """Those that are sound."""
+    taken: set[str]
+    """Channels of the plate that some step takes."""
+    before: dict[int, ImageState]
+    """By step index: the images that it is given."""
+    after: dict[int, ImageState]
+    """By step index: the images that it leaves."""
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -27,65 +68,68 @@ class Made(msgspec.Struct, frozen=True):
     step: int
     channels: tuple[str, ...]
     scope: Scope
+    stack: Component
+    """Along what the stacks ran from which it was made."""
 
 
-class _State:
-    """The image as it stands between two steps."""
-
-    def __init__(self, channels: Sequence[str], slices: Mapping[str, tuple[int, ...]]) -> None:
-        self.channels = tuple(channels)
-        self.slices: dict[str, tuple[int, ...] | None] = dict(slices)
-        """By channel; None where only running tells."""
-        self.by_field = True
-        self.outputs: list[Made] = []
-
-
-def resolve(
-    pipeline: Pipeline,
-    channels: Sequence[str],
-    slices: Mapping[str, tuple[int, ...]],
-    absent: Mapping[str, str],
-    problems: Problems,
-) -> list[PlannedStep]:
+def resolve(pipeline: Pipeline, chosen: Chosen, problems: Problems) -> Resolved:
     """Resolve every step of a pipeline.
 
     Parameters
     ----------
     pipeline
         The pipeline as the user wrote it.
-    channels
-        Names of the channels that the run takes, in plate order.
-    slices
-        The z of each channel's planes.
-    absent
-        Channels of the plate that the run does not take, with the reason.
+    chosen
+        What the run takes of the plate.
     problems
         Takes what is found amiss; steps at fault are left out of the answer.
     """
     if not pipeline.steps:
         problems.add("the pipeline has no steps", "Put at least one Step(...) into pipeline_steps.")
-    state = _State(channels, slices)
     later = _output_names(pipeline)
-    steps = []
-    for index, step in enumerate(pipeline.steps):
+    state = ImageState(tuple(chosen.slices), dict(chosen.slices))
+    made: list[Made] = []
+    resolved = Resolved([], set(), {}, {})
+    resolvers: list[_Resolver] = []
+    steps: Sequence[object] = pipeline.steps
+    for index, step in enumerate(steps):
         if not isinstance(step, Step):
             problems.add(f"pipeline_steps[{index}] is {step!r}, not a Step", "Write Step(function, params).")
             continue
-        planned = _Resolver(step, index, state, absent, later, problems).resolve()
+        resolver = _Resolver(step, index, state, made, chosen, later, problems)
+        planned = resolver.resolve()
+        resolved.before[index] = state
+        state = resolved.after[index] = resolver.after
+        made += resolver.made
+        resolvers.append(resolver)
+        resolved.taken.update(set(resolver.taken) & set(chosen.slices))
         if planned is not None:
-            steps.append(planned)
-    return steps
+            resolved.steps.append(planned)
+    spare = set(chosen.slices) - resolved.taken
+    for resolver in resolvers:
+        resolver.check_joins(set(resolver.before.channels) - spare)
+    for position, planned in enumerate(resolved.steps):
+        after = tuple(name for name in planned.channels_after if name not in spare)
+        resolved.steps[position] = msgspec.structs.replace(planned, channels_after=after)
+    for states in (resolved.before, resolved.after):
+        for index, one in states.items():
+            kept = tuple(name for name in one.channels if name not in spare)
+            states[index] = msgspec.structs.replace(one, channels=kept)
+    return resolved
 
 
 def _output_names(pipeline: Pipeline) -> dict[tuple[str, str], int]:
     """Tell which step is the first to make an output, by kind and name."""
     names: dict[tuple[str, str], int] = {}
     for index, step in enumerate(pipeline.steps):
-        if isinstance(step, Step):
-            for output in step.outputs:
-                if isinstance(output, Output):
-                    names.setdefault((output.kind, output.name), index)
+        for output in _named_outputs(step):
+            names.setdefault((output.kind, output.name), index)
     return names
+
+
+def _named_outputs(step: object) -> list[Output]:
+    outputs: Sequence[object] = step.outputs if isinstance(step, Step) else ()
+    return [output for output in outputs if isinstance(output, Output) and isinstance(output.name, str)]
 
 
 class _Resolver:
@@ -95,24 +139,33 @@ class _Resolver:
         self,
         step: Step,
         index: int,
-        state: _State,
-        absent: Mapping[str, str],
+        before: ImageState,
+        there: Sequence[Made],
+        chosen: Chosen,
         later: Mapping[tuple[str, str], int],
         problems: Problems,
     ) -> None:
         self.step = step
         self.index = index
-        self.state = state
-        self.absent = absent
+        self.before = before
+        self.there = there
+        self.chosen = chosen
         self.later = later
         self.problems = problems
         self.sound = True
+        self.taken: tuple[str, ...] = ()
+        """Channels that the step takes."""
+        self.after = before
+        self.made: list[Made] = []
+        self.joins: Literal["fields", "time points"] | None = None
+        """What it joins; channels that it does not take would be lost."""
 
     def fault(self, message: str, hint: str | None = None) -> None:
         self.sound = False
         self.problems.add(f"{self.step.name}: {message}", hint, self.step)
 
     def resolve(self) -> PlannedStep | None:
+        self._check_name()
         try:
             chains = chains_of(self.step)
         except TypeError as error:
@@ -120,13 +173,14 @@ class _Resolver:
             return None
         kind = self._kind(chains)
         stack = self._stack(chains)
-        channels = self._channels(chains) if kind != "table" else ()
+        self.taken = channels = self._channels(chains) if kind != "table" else ()
         self._check_calls(chains, kind)
         outputs = self._outputs(kind, stack, channels)
         inputs = self._inputs(kind, stack, channels)
         scope = self._scope(kind, stack, chains, inputs)
         uses = {key: tuple(self._use(call, kind) for call in chain) for key, chain in chains.items()}
-        after = self._after(stack, channels, chains) if kind == "pixels" else self.state.channels
+        if kind == "pixels":
+            self.after = self._after(stack, channels, chains)
         planned = PlannedStep(
             index=self.index,
             name=self.step.name,
@@ -135,27 +189,49 @@ class _Resolver:
             stack=stack,
             chains=uses,
             channels=channels,
-            channels_after=after,
+            channels_after=self.after.channels,
             inputs=inputs,
             outputs=outputs,
             keep=self.step.save,
             scope=scope,
         )
         made_scope: Scope = "plate" if kind == "reducer" else scope
-        self.state.outputs += [Made(output, self.index, channels, made_scope) for output in outputs]
+        self.made = [Made(output, self.index, channels, made_scope, stack) for output in outputs]
         return planned if self.sound else None
+
+    def check_joins(self, needed: Collection[str]) -> None:
+        """Check that joining fields or time points loses no channel that some step takes."""
+        lost = [name for name in self.before.channels if name in needed and name not in self.taken]
+        if self.joins and lost:
+            self.fault(
+                f"{self.joins} can only be joined in all channels at once, and it does not take {', '.join(lost)}",
+                "Leave out channel= and dict keys.",
+            )
+
+    def _check_name(self) -> None:
+        name: object = self.step.name
+        if not isinstance(name, str) or not name.isprintable() or "/" in name:
+            self.fault(f"{name!r} cannot name a step", "A name is printable text without a slash.")
 
     def _kind(self, chains: Chains) -> Literal["pixels", "table", "reducer"]:
         calls = [call for chain in chains.values() for call in chain]
+        alone = len(calls) == 1 and ALL in chains
         if any(call.is_reducer for call in calls):
-            if len(calls) > 1:
-                self.fault("a reducer stands alone in its step, not in a chain or dict")
+            if not alone:
+                self.fault("a reducer stands alone in its step, not in a chain or dict", "Name channels with channel=.")
+            if self.step.save:
+                self.fault("save=True keeps images, and a reducer makes none", "Its outputs are kept anyway.")
             return "reducer"
         if any(call.contract.kind == "table" or self._looks_like_table(call) for call in calls):
-            if len(calls) > 1:
+            if not alone:
                 self.fault("a table function stands alone in its step, not in a chain or dict")
             if self.step.save:
                 self.fault("save=True keeps images, and a table function makes none", "Its outputs are kept anyway.")
+            for given in ("channel", "stack"):
+                if getattr(self.step, given) is not None:
+                    self.fault(f"{given}= is about images, and a table function takes tables", f"Leave out {given}=.")
+            if not self.step.inputs:
+                self.fault("a table function takes tables, and is given none", 'Name them: inputs={"objects": "name"}.')
             return "table"
         return "pixels"
 
@@ -183,56 +259,58 @@ class _Resolver:
         return next(iter(declared), None) or "z"
 
     def _channels(self, chains: Chains) -> tuple[str, ...]:
-        named: Sequence[str] = ()
+        named: Sequence[str] = self.before.channels
         if ALL not in chains:
             if self.step.channel is not None:
                 self.fault("channel= stands beside a dict by channel", "Name the channels in one of the two.")
             named = tuple(chains)
         elif self.step.channel is not None:
             named = self.step.channel
+            if not named:
+                self.fault("channel= names no channel", "Leave it out to take all channels.")
         for name in named:
-            if name in self.state.channels:
+            if name in self.before.channels:
                 continue
-            if name in self.absent:
-                self.fault(f"channel {name!r} is not in this run: {self.absent[name]}")
+            if name in self.chosen.absent:
+                why, hint = self.chosen.absent[name]
+                self.fault(f"channel {name!r} is not in this run: {why}", hint)
             else:
-                self.fault(f"there is no channel {name!r} at this step", known(name, self.state.channels))
-        return tuple(name for name in self.state.channels if name in named) if named else self.state.channels
+                self.fault(f"there is no channel {name!r} at this step", known(name, self.before.channels))
+        return tuple(name for name in self.before.channels if name in named)
 
     def _check_calls(self, chains: Chains, kind: str) -> None:
+        calls = [call for chain in chains.values() for call in chain]
+        if kind == "reducer":
+            if self.step.inputs:
+                self.fault("a reducer takes no inputs")
+            for call in calls:
+                if inspect.isclass(call.function):
+                    self._check_bind(call, (), {})
+                elif call.params:
+                    self.fault(f"params do not reach {call.name}: it is made already", "Give the class, or set them.")
+            return
         taken: set[str] = set()
-        for call in (call for chain in chains.values() for call in chain):
-            signature = signature_of(call.function)
-            inputs = takes(call.function, tuple(self.step.inputs)) if not call.is_reducer else ()
-            taken.update(inputs)
-            if signature is None:
-                continue
-            extra: dict[str, Any] = dict.fromkeys(inputs)
-            if kind != "reducer" and takes_context(call.function):
+        for call in calls:
+            extra: dict[str, Any] = dict.fromkeys(takes(call.function, tuple(self.step.inputs)))
+            taken.update(extra)
+            if takes_context(call.function):
                 extra["context"] = None
             both = sorted(set(call.params) & set(extra))
             if both:
                 self.fault(f"{call.name} is given {', '.join(both)} as a parameter and by the step")
-                continue
-            positional = () if kind in ("table", "reducer") else (None,)
-            if kind == "reducer" and not inspect.isclass(call.function):
-                if call.params:
-                    self.fault(f"params do not reach {call.name}: it is made already", "Give the class, or set them.")
-                continue
-            self._check_bind(call, signature, positional, extra)
-        if kind == "reducer" and self.step.inputs:
-            self.fault("a reducer takes no inputs")
-        elif any(name not in taken for name in self.step.inputs):
-            for name in self.step.inputs:
-                if name not in taken:
-                    self.fault(
-                        f"none of its functions takes an input {name!r}",
-                        "inputs= hands outputs of earlier steps to the function by keyword.",
-                    )
+            else:
+                self._check_bind(call, () if kind == "table" else (None,), extra)
+        for name in self.step.inputs:
+            if name not in taken:
+                self.fault(
+                    f"none of its functions takes an input {name!r}",
+                    "inputs= hands outputs of earlier steps to the function by keyword.",
+                )
 
-    def _check_bind(
-        self, call: BoundCall, signature: inspect.Signature, positional: tuple[None, ...], extra: dict[str, Any]
-    ) -> None:
+    def _check_bind(self, call: BoundCall, positional: tuple[None, ...], extra: Mapping[str, Any]) -> None:
+        signature = signature_of(call.function)
+        if signature is None:
+            return
         parameters = signature.parameters
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             own = [name for name in list(parameters)[len(positional) :] if name not in extra]
@@ -247,11 +325,13 @@ class _Resolver:
             self.fault(f"{call.name}{signature} cannot be called so: {error}")
 
     def _outputs(self, kind: str, stack: Component, channels: tuple[str, ...]) -> tuple[PlannedOutput, ...]:
+        named = _named_outputs(self.step)
+        outputs: Sequence[object] = self.step.outputs
+        for output in outputs:
+            if output not in named:
+                self.fault(f"{output!r} is not an output", 'Write Labels("name"), Table, Points or ImageOutput.')
         planned: list[PlannedOutput] = []
-        for output in self.step.outputs:
-            if not isinstance(output, Output):
-                self.fault(f"{output!r} is not an output", "outputs= takes Labels, Table, Points or ImageOutput.")
-                continue
+        for output in named:
             if not output.name.isidentifier():
                 self.fault(f"{output.name!r} cannot name an output", "Use letters, digits and underscores.")
             twin = (output.kind, output.name) in {(made.kind, made.name) for made in planned}
@@ -261,7 +341,7 @@ class _Resolver:
                 self.fault(f"a table function makes tables, not {output.kind}")
             by_channel = kind != "table" and stack != "channel" and len(channels) > 1
             planned.append(PlannedOutput(name=output.name, kind=output.kind, by_channel=by_channel))
-        if kind in ("table", "reducer") and not planned and self.sound:
+        if kind in ("table", "reducer") and not outputs:
             self.fault("it names no output, so nothing would be left of it", 'Name one: outputs=Table("name").')
         return tuple(planned)
 
@@ -271,7 +351,7 @@ class _Resolver:
             made = self._made(kind, keyword, name)
             if made is None:
                 continue
-            if kind != "table":
+            if kind == "pixels":
                 self._check_reach(made, stack, channels)
             planned.append(
                 PlannedInput(
@@ -284,13 +364,19 @@ class _Resolver:
             )
         return tuple(planned)
 
-    def _made(self, kind: str, keyword: str, name: str) -> Made | None:
+    def _made(self, kind: str, keyword: str, name: object) -> Made | None:
         """Find what an input means: tables for a table function, pixels before tables for the others."""
-        named = [made for made in self.state.outputs if made.output.name == name]
+        if not isinstance(name, str):
+            self.fault(f"{keyword}={name!r} does not name an output", 'Write its name: inputs={"labels": "nuclei"}.')
+            return None
+        named = [made for made in self.there if made.output.name == name]
         tables = [made for made in named if made.output.kind in ("table", "points")]
         pixels = [made for made in named if made.output.kind in ("labels", "image")]
         if kind == "table" and pixels and not tables:
-            self.fault(f"{keyword}={name!r} is {pixels[0].output.kind}; a table function takes tables")
+            self.fault(
+                f"{keyword}={name!r} is {pixels[0].output.kind}; a table function takes tables",
+                "A function of images takes the stack first, then its inputs.",
+            )
             return None
         if kind == "table" and tables:
             return tables[0]
@@ -298,7 +384,7 @@ class _Resolver:
             return (pixels or tables)[0]
         makers = [index for (_, other), index in self.later.items() if other == name]
         if not makers:
-            names = dict.fromkeys(made.output.name for made in self.state.outputs)
+            names = dict.fromkeys(made.output.name for made in self.there)
             self.fault(f"no step makes its input {name!r}", known(name, names))
         elif min(makers) >= self.index:
             when = "by this step itself" if min(makers) == self.index else f"later, by step {min(makers) + 1}"
@@ -306,6 +392,7 @@ class _Resolver:
         return None
 
     def _check_reach(self, made: Made, stack: Component, channels: tuple[str, ...]) -> None:
+        """Check that an input is there for each stack that the step takes."""
         name = made.output.name
         if made.output.by_channel and stack == "channel":
             self.fault(
@@ -315,17 +402,22 @@ class _Resolver:
         elif made.output.by_channel and set(channels) - set(made.channels):
             lacking = ", ".join(c for c in channels if c not in made.channels)
             self.fault(f"{name!r} is not made for channel {lacking}")
-        elif made.scope == "field" and (stack == "field" or not self.state.by_field):
+        if made.output.kind in ("table", "points"):
+            return
+        together = stack == "field" or not self.before.by_field
+        if made.scope == "field" and together:
             self.fault(f"{name!r} is made in each field, and this step takes the fields of a well together")
+        elif made.stack == "field" and made.scope == "well" and not together:
+            self.fault(f"{name!r} is made of the fields of a well together, and this step takes each by itself")
 
     def _scope(self, kind: str, stack: Component, chains: Chains, inputs: Sequence[PlannedInput]) -> Scope:
         if kind == "table":
             over = next(iter(chains.values()))[0].contract.over or "plate"
-            makers = [made.scope for made in self.state.outputs if made.step in {entry.step for entry in inputs}]
+            makers = [made.scope for made in self.there if made.step in {entry.step for entry in inputs}]
             return max([over, *makers], key=lambda scope: WIDTH[scope])
-        if stack == "field" and not self.state.by_field:
+        if stack == "field" and not self.before.by_field:
             self.fault("the fields of each well are one image by now; there is no stack along fields")
-        return "well" if stack == "field" or not self.state.by_field else "field"
+        return "well" if stack == "field" or not self.before.by_field else "field"
 
     def _use(self, call: BoundCall, kind: str) -> FunctionUse:
         try:
@@ -333,53 +425,62 @@ class _Resolver:
         except FingerprintError as error:
             self.fault(error.message, error.hint)
             identity = ""
-        context = kind != "reducer" and takes_context(call.function)
+        reducer = kind == "reducer"
         return FunctionUse(
             name=call.name,
             module=str(getattr(call.function, "__module__", "")),
-            kind="reducer" if kind == "reducer" else call.contract.kind,
+            kind="reducer" if reducer else call.contract.kind,
             params={name: _plain(value) for name, value in call.params.items()},
             fingerprint=identity,
-            takes_context=context,
-            takes=takes(call.function, tuple(self.step.inputs)) if kind != "reducer" else (),
+            takes_context=not reducer and takes_context(call.function),
+            takes=() if reducer else takes(call.function, tuple(self.step.inputs)),
             need=call.contract.need,
         )
 
-    def _after(self, stack: Component, channels: tuple[str, ...], chains: Chains) -> tuple[str, ...]:
+    def _after(self, stack: Component, channels: tuple[str, ...], chains: Chains) -> ImageState:
         """Follow what the step does to channels, slices and fields."""
-        state = self.state
+        before = self.before
         depths = {key: _depth(chain) for key, chain in chains.items()}
         if stack == "z":
-            for key, depth in depths.items():
-                for name in channels if key == ALL else [c for c in channels if c == key]:
-                    old = state.slices.get(name)
-                    state.slices[name] = (0,) if depth == "one" else old if depth == "same" else None
-        elif stack == "channel":
-            if ALL not in chains:
-                self.fault("a dict by channel cannot take its channels together", 'Use one function, or stack="z".')
-            self._check_together(channels)
-            if depths.get(ALL) == "one":
-                rest = tuple(name for name in state.channels if name not in channels)
-                if self.step.name in rest:
-                    self.fault(f"its result would be a second channel {self.step.name!r}", "Give the step a name=.")
-                if channels:
-                    state.slices[self.step.name] = state.slices.get(channels[0])
-                state.channels = (*rest, self.step.name)
-                return state.channels
-        elif stack == "field" and all(depth == "one" for depth in depths.values()):
-            if set(channels) != set(state.channels):
-                self.fault("fields can only be joined in all channels at once", "Leave out channel= and dict keys.")
-            state.by_field = False
-        return state.channels
+            slices = dict(before.slices)
+            for name in channels:
+                depth = depths[ALL if ALL in depths else name]
+                if depth != "same":
+                    slices[name] = (0,) if depth == "one" else self.index
+            return msgspec.structs.replace(before, slices=slices)
+        if stack == "channel":
+            return self._after_channels(channels, depths)
+        if "one" not in depths.values() or (stack == "t" and (self.chosen.size_t < 2 or not before.by_time)):
+            return before
+        self.joins = "fields" if stack == "field" else "time points"
+        if set(depths.values()) != {"one"}:
+            self.fault(f"some of its functions join {self.joins} and others do not", "Make it two steps.")
+        if stack == "field":
+            return msgspec.structs.replace(before, by_field=False)
+        return msgspec.structs.replace(before, by_time=False)
+
+    def _after_channels(self, channels: tuple[str, ...], depths: Mapping[str, str]) -> ImageState:
+        before = self.before
+        if ALL not in depths:
+            self.fault("a dict by channel cannot take its channels together", 'Use one function, or stack="z".')
+        self._check_together(channels)
+        if depths.get(ALL) != "one" or not channels:
+            return before
+        rest = tuple(name for name in before.channels if name not in channels)
+        if self.step.name in rest:
+            self.fault(f"its result would be a second channel {self.step.name!r}", "Give the step a name=.")
+        slices = {**before.slices, self.step.name: before.slices[channels[0]]}
+        return msgspec.structs.replace(before, channels=(*rest, self.step.name), slices=slices)
 
     def _check_together(self, channels: tuple[str, ...]) -> None:
-        known_slices = {name: self.state.slices.get(name) for name in channels}
-        depths = {name: slices for name, slices in known_slices.items() if slices is not None}
-        if len(set(depths.values())) < 2:
+        """Check that channels have the same slices; single planes go together, whatever their slice."""
+        known_slices = ((name, self.before.slices[name]) for name in channels)
+        slices = {name: z for name, z in known_slices if not isinstance(z, int)}
+        if len(set(slices.values())) < 2 or all(len(z) == 1 for z in slices.values()):
             return
-        everywhere = sorted({z for slices in depths.values() for z in slices})
-        for name, slices in depths.items():
-            lacking = [z for z in everywhere if z not in slices]
+        everywhere = sorted({z for some in slices.values() for z in some})
+        for name, some in slices.items():
+            lacking = [z for z in everywhere if z not in some]
             if lacking:
                 self.fault(
                     f"takes channels together, but channel {name!r} has no plane at slice {lacking[0] + 1}",
@@ -397,17 +498,22 @@ def _depth(chain: Sequence[BoundCall]) -> Literal["same", "one", "any"]:
     return depth
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """Say a parameter in JSON, or describe it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, str | int | bool | None):
+    kind = type(value)
+    if value is None or kind is bool or (kind is int and abs(value) < 1 << 63):
         return value
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    shape = getattr(value, "shape", None)
-    if shape is not None:
-        return f"<{type(value).__name__} {shape} {getattr(value, 'dtype', '')}>"
-    return f"<{type(value).__name__}>" if len(repr(value)) > 200 else repr(value)
+    if kind is float and math.isfinite(value):
+        return value
+    if kind is str:
+        return value.encode(errors="backslashreplace").decode()
+    if kind in (list, tuple) and depth < _DEEP:
+        return [_plain(item, depth + 1) for item in value]
+    if kind is dict and depth < _DEEP:
+        return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return f"<array {value.shape} {value.dtype}>"
+    if isinstance(value, np.generic) and type(value.item()) in (bool, int, float, str):
+        return _plain(value.item())
+    said = _plain(repr(value))
+    return said if len(said) <= _LONG else f"<{kind.__name__}>"

@@ -2,67 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from openhcs_jupyter.compiler.plan import PlannedStep
 from openhcs_jupyter.compiler.problems import Problems
+from openhcs_jupyter.compiler.resolve import ImageState, Resolved
 from openhcs_jupyter.model import ResultSpec, Scope
 from openhcs_jupyter.pipeline import Pipeline
 
 
 def decide_results(
-    pipeline: Pipeline, steps: Sequence[PlannedStep], problems: Problems
+    pipeline: Pipeline, resolved: Resolved, problems: Problems
 ) -> tuple[list[PlannedStep], list[ResultSpec]]:
     """Return the steps with those images marked that are kept, and the results in the order in which they are made.
 
-    A pipeline that keeps nothing keeps its last step's images. Labels need an image to lie over: where no kept image
-    shows their channel, the image that they were made from is kept, too.
+    A pipeline that keeps nothing keeps its last step's images. Labels and points need an image to lie over: where no
+    kept image shows their channel as it was when they were made, the image of their own step is kept, too.
     """
-    steps = list(steps)
+    steps = list(resolved.steps)
     if not any(step.keep or step.outputs for step in steps):
         last = max((i for i, step in enumerate(steps) if step.kind == "pixels"), default=None)
         if last is not None:
             steps[last] = msgspec.structs.replace(steps[last], keep=True)
-    for position, step in enumerate(steps):
-        pixels = any(output.kind in ("labels", "points") for output in step.outputs) and step.kind == "pixels"
-        if pixels and _over(steps[: position + 1], step) is None:
-            steps[position] = msgspec.structs.replace(step, keep=True)
     results: list[ResultSpec] = []
     for position, step in enumerate(steps):
-        scope: Scope = "plate" if step.kind == "reducer" else step.scope
-        made = _made_channels(step)
-        if step.keep:
-            results.append(ResultSpec(name=step.name, kind="image", step=step.index, scope=scope, channels=made))
-        for output in step.outputs:
-            over = _over(steps[: position + 1], step) if output.kind in ("labels", "points") else None
-            results.append(
-                ResultSpec(
-                    name=output.name,
-                    kind=output.kind,
-                    step=step.index,
-                    scope=scope,
-                    channels=step.channels if output.kind != "table" or output.by_channel else (),
-                    over=over.name if over else None,
-                )
-            )
+        if step.kind == "pixels" and any(output.kind in ("labels", "points") for output in step.outputs):
+            kept = msgspec.structs.replace(step, keep=True)
+            if _over(steps[:position], step, resolved.after) is None and _lies_over(kept, step, resolved.after):
+                steps[position] = kept
+        results += _results(steps[: position + 1], resolved.after)
     _check_names(pipeline, results, problems)
     return steps, results
 
 
-def _made_channels(step: PlannedStep) -> tuple[str, ...]:
+def made_channels(step: PlannedStep) -> tuple[str, ...]:
     """Name the channels of the images that a step makes: those it takes, or the one into which it joins them."""
     taken = tuple(name for name in step.channels_after if name in step.channels)
     return taken or step.channels_after[-1:]
 
 
-def _over(before: Sequence[PlannedStep], step: PlannedStep) -> PlannedStep | None:
-    """Find the latest kept image that shows the channel from which a step makes its labels."""
-    for other in reversed(before):
-        if other.keep and other.scope == step.scope and set(step.channels) <= set(_made_channels(other)):
-            return other
-    return None
+def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> Iterator[ResultSpec]:
+    """Iterate over the results of the last of these steps."""
+    step = steps[-1]
+    if step.keep:
+        scope = after[step.index].scope
+        yield ResultSpec(name=step.name, kind="image", step=step.index, scope=scope, channels=made_channels(step))
+    for output in step.outputs:
+        channels = step.channels
+        if output.kind == "table" and not output.by_channel:
+            channels = ()
+        elif output.kind == "image" and not output.by_channel and len(channels) > 1:
+            channels = (output.name,)
+        over = _over(steps, step, after) if output.kind in ("labels", "points") else None
+        yield ResultSpec(
+            name=output.name,
+            kind=output.kind,
+            step=step.index,
+            scope="plate" if step.kind == "reducer" else step.scope,
+            channels=channels,
+            over=over.name if over else None,
+        )
+
+
+def _over(candidates: Sequence[PlannedStep], step: PlannedStep, after: Mapping[int, ImageState]) -> PlannedStep | None:
+    """Find the latest kept image over which a step's labels lie."""
+    return next((other for other in reversed(candidates) if _lies_over(other, step, after)), None)
+
+
+def _lies_over(image: PlannedStep, step: PlannedStep, after: Mapping[int, ImageState]) -> bool:
+    """Tell whether a kept image shows what a step's labels were made from: the same planes of all its channels."""
+    scope: Scope = "plate" if step.kind == "reducer" else step.scope
+    shown, made_from = after[image.index], after[step.index]
+    if not image.keep or shown.scope != scope or shown.by_time != made_from.by_time:
+        return False
+    if image.index == step.index:
+        return True
+    channels = made_channels(image)
+    return all(
+        name in channels and name in made_from.slices and _as_deep(shown, made_from, name) for name in step.channels
+    )
+
+
+def _as_deep(one: ImageState, other: ImageState, channel: str) -> bool:
+    a, b = one.slices[channel], other.slices[channel]
+    return a == b or (not isinstance(a, int) and not isinstance(b, int) and len(a) == len(b))
 
 
 def _check_names(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Problems) -> None:
@@ -72,6 +97,6 @@ def _check_names(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Pr
         if seen.setdefault((result.kind in ("image", "labels"), result.name), result) is not result:
             problems.add(
                 f"two results would be named {result.name!r}",
-                "Give one of the steps a name= of its own.",
+                "Give the step a name=, or the output a name, of its own.",
                 pipeline.steps[result.step],
             )

@@ -22,6 +22,8 @@ class DraftStage(msgspec.Struct, kw_only=True):
     starts_from: int | None = None
     needs: set[int] = msgspec.field(default_factory=set)
     """Stages whose units' results it takes beside its images."""
+    carries: bool = False
+    """A later stage goes on with its images."""
 
 
 class Splitter:
@@ -45,7 +47,10 @@ class Splitter:
         """By step index: the stage that makes its outputs."""
         self._units = units
         self._pixels: DraftStage | None = None
-        self._changed = False
+        """The latest stage of steps on pixels."""
+        self._changed: DraftStage | None = None
+        """The latest stage that changes images."""
+        self._of_tables: set[int] = set()
         for step in steps:
             needs = {self.made_in[entry.step] for entry in step.inputs}
             if step.kind == "table":
@@ -63,27 +68,28 @@ class Splitter:
 
     def _place_pixels(self, step: PlannedStep, needs: set[int]) -> None:
         stage = self._pixels
-        if (
-            stage is None
-            or WIDTH[step.scope] > WIDTH[stage.scope]
-            or any(need > stage.index for need in needs)
-            or any(self.stages[need].kind != "compute" for need in needs - stage.needs)
-        ):
-            starts_from = stage.index if stage is not None and self._changed else None
-            stage = self._pixels = self.add("compute", step.scope, [], starts_from=starts_from)
+        wider = stage is not None and WIDTH[step.scope] > WIDTH[stage.scope]
+        if stage is None or wider or any(need > stage.index for need in needs):
+            before = self._changed
+            scope = step.scope if before is None else max(step.scope, before.scope, key=WIDTH.__getitem__)
+            stage = self._pixels = self.add("compute", scope, [], starts_from=before.index if before else None)
+            if before is not None:
+                before.carries = True
         stage.steps.append(step.index)
         stage.needs |= needs - {stage.index}
         self.made_in[step.index] = stage.index
-        self._changed = self._changed or step.kind == "pixels"
+        if step.kind == "pixels" and any(use.kind != "measure" for uses in step.chains.values() for use in uses):
+            self._changed = stage
 
     def _place_table(self, step: PlannedStep, needs: set[int]) -> None:
         latest = max(needs)
         for stage in self.stages[latest:]:
-            takes_tables_only = stage.index > latest and stage is not self._pixels and stage.starts_from is None
-            if stage.kind == "compute" and stage.scope == step.scope and (stage.index == latest or takes_tables_only):
+            open_to_it = stage.kind == "compute" and (stage.index == latest or stage.index in self._of_tables)
+            if open_to_it and stage.scope == step.scope:
                 break
         else:
             stage = self.add("compute", step.scope, [])
+            self._of_tables.add(stage.index)
         stage.steps.append(step.index)
         stage.needs |= needs - {stage.index}
         self.made_in[step.index] = stage.index
@@ -109,7 +115,7 @@ def add_saving(splitter: Splitter, results: Sequence[ResultSpec]) -> None:
             splitter.add("save", scope, sorted(set(steps)), needs=needs)
 
 
-def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int, carries: bool) -> Stage:
+def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int) -> Stage:
     """Return the plan's form of a stage."""
     names = [step.name for step in steps if step.index in draft.steps]
     shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if names else ""
@@ -121,6 +127,6 @@ def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int, carrie
         scope=draft.scope,
         steps=tuple(draft.steps),
         starts_from=draft.starts_from,
-        carries=carries,
+        carries=draft.carries,
         units=units,
     )

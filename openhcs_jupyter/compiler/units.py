@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PLAN_VERSION, PlannedStep, Unit
+from openhcs_jupyter.compiler.plan import PLAN_VERSION, PlannedStep, Stage, Unit
+from openhcs_jupyter.compiler.resolve import ImageState
+from openhcs_jupyter.compiler.results import made_channels
 from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.compiler.stages import MERGED_AT_A_TIME, DraftStage
-from openhcs_jupyter.model import Layout, Plate, Scope
+from openhcs_jupyter.model import ImageKind, Layout, Plate, Scope
 from openhcs_jupyter.pipeline.fingerprint import combine
 
 Place = tuple[str | None, int | None]
@@ -20,9 +23,13 @@ class _Group(msgspec.Struct):
     """The source images of one place."""
 
     place: Place
-    images: tuple[int, ...]
-    versions: tuple[str, ...]
-    layouts: tuple[Layout, ...]
+    images: tuple[int, ...] = ()
+    leaves: tuple[str, ...] = ()
+    """Id and version of each image."""
+    facts: tuple[str, ...] = ()
+    """What else functions may be told of each."""
+    plane_bytes: tuple[int, ...] = ()
+    """Of each."""
 
 
 class UnitMaker:
@@ -34,59 +41,64 @@ class UnitMaker:
         The plate.
     chosen
         What the run takes of it.
+    source
+        Kind of the source images.
     steps
-        The steps, by index.
-    identity
-        What all units' results depend on: versions, channels, kind of source.
+        The steps.
+    before
+        By step index: the images that it is given.
     """
 
-    def __init__(self, plate: Plate, chosen: Chosen, steps: Mapping[int, PlannedStep], identity: str) -> None:
+    def __init__(
+        self,
+        plate: Plate,
+        chosen: Chosen,
+        source: ImageKind,
+        steps: Sequence[PlannedStep],
+        before: Mapping[int, ImageState],
+    ) -> None:
         self.units: list[Unit] = []
+        self._plate = plate
         self._chosen = chosen
-        self._steps = steps
-        self._identity = identity
-        self._plate_name = plate.name
+        self._source = source
+        self._steps = {step.index: step for step in steps}
+        self._before = before
         self._groups = _groups(chosen)
         self._fields_of: dict[str | None, list[Place]] = {}
         for group in self._groups["field"]:
             self._fields_of.setdefault(group.place[0], []).append(group.place)
         self._by_stage: list[dict[Place, Unit]] = []
         self._scopes: list[Scope] = []
-        self._sizes: dict[tuple[int, tuple[Layout, ...]], tuple[int, int]] = {}
+        self._sizes: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
 
     def make(self, draft: DraftStage) -> int:
         """Make the units of one stage and return how many there are."""
         fingerprint = self._stage_fingerprint(draft)
-        if draft.kind == "merge":
-            made = self._merges(draft, fingerprint)
-        elif draft.kind == "finish":
-            made = {(None, None): self._unit(draft, (None, None), None, self._all(draft), fingerprint)}
+        made: dict[Place, Unit] = {}
+        if draft.kind in ("merge", "finish"):
+            below = [unit for stage in sorted(draft.needs) for unit in self._by_stage[stage].values()]
+            size = MERGED_AT_A_TIME if draft.kind == "merge" else len(below)
+            for number, start in enumerate(range(0, len(below), size)):
+                place = (None, number if draft.kind == "merge" else None)
+                made[place] = self._add(draft, _Group(place), below[start : start + size], fingerprint)
         else:
-            reads_pixels = draft.kind == "compute" and self._is_pixels(draft) and draft.starts_from is None
+            on_pixels = self._on_pixels(draft)
+            takes_facts = self._takes_facts(draft)
             needs = sorted(draft.needs | ({draft.starts_from} if draft.starts_from is not None else set()))
-            made = {}
             for group in self._groups[draft.scope]:
                 parents = [unit for stage in needs for unit in self._related(stage, group.place)]
-                made[group.place] = self._unit(
-                    draft, group.place, group if reads_pixels else None, parents, fingerprint
-                )
+                images, leaves = group.images, (*group.leaves, *(group.facts if takes_facts else ()))
+                if not on_pixels or draft.starts_from is not None:
+                    images, leaves = (), leaves[len(group.leaves) :]
+                sizes = self._bytes(draft, group) if on_pixels else (0, 0)
+                made[group.place] = self._add(draft, _Group(group.place, images, leaves), parents, fingerprint, *sizes)
         self._by_stage.append(made)
         self._scopes.append(draft.scope)
         return len(made)
 
-    def _is_pixels(self, draft: DraftStage) -> bool:
-        return any(self._steps[index].kind != "table" for index in draft.steps)
-
-    def _all(self, draft: DraftStage) -> list[Unit]:
-        return [unit for stage in sorted(draft.needs) for unit in self._by_stage[stage].values()]
-
-    def _merges(self, draft: DraftStage, fingerprint: str) -> dict[Place, Unit]:
-        below = self._all(draft)
-        made: dict[Place, Unit] = {}
-        for number, start in enumerate(range(0, len(below), MERGED_AT_A_TIME)):
-            parents = below[start : start + MERGED_AT_A_TIME]
-            made[None, number] = self._unit(draft, (None, number), None, parents, fingerprint)
-        return made
+    def hungriest(self, stage: Stage) -> int:
+        """Return the index of the step of a stage whose calls take most memory."""
+        return max(stage.steps, key=lambda index: self._call_planes(self._steps[index], 1))
 
     def _related(self, stage: int, place: Place) -> list[Unit]:
         """Units of an earlier stage that lie within a place, or around it."""
@@ -101,62 +113,84 @@ class UnitMaker:
             return [units[place]]
         return [units[inside] for inside in self._fields_of[well]]
 
-    def _unit(
-        self, draft: DraftStage, place: Place, group: _Group | None, parents: Sequence[Unit], fingerprint: str
+    def _add(
+        self,
+        draft: DraftStage,
+        group: _Group,
+        parents: Sequence[Unit],
+        fingerprint: str,
+        read_bytes: int = 0,
+        peak_bytes: int = 0,
     ) -> Unit:
-        leaves = [] if group is None else [f"{i}:{v}" for i, v in zip(group.images, group.versions, strict=True)]
-        read, peak = self._bytes(draft, group)
-        if group is None and draft.starts_from is not None:
-            read = peak = max((parent.peak_bytes for parent in parents), default=0)
+        well, field = group.place
         unit = Unit(
             id=len(self.units),
             stage=draft.index,
-            well=place[0],
-            field=place[1],
-            images=() if group is None else group.images,
+            well=well,
+            field=field,
+            images=group.images,
             parents=tuple(parent.id for parent in parents),
             fingerprint=combine(
-                fingerprint, place[0] or "", place[1] or 0, *leaves, *[parent.fingerprint for parent in parents]
+                fingerprint, well or "", field or 0, *group.leaves, *[parent.fingerprint for parent in parents]
             ),
-            read_bytes=read,
-            peak_bytes=peak,
+            read_bytes=read_bytes,
+            peak_bytes=peak_bytes,
         )
         self.units.append(unit)
         return unit
 
-    def _bytes(self, draft: DraftStage, group: _Group | None) -> tuple[int, int]:
+    def _on_pixels(self, draft: DraftStage) -> bool:
+        return draft.kind == "compute" and any(self._steps[index].kind != "table" for index in draft.steps)
+
+    def _takes_facts(self, draft: DraftStage) -> bool:
+        """Tell whether positions and sizes of pixels may show in the results."""
+        uses = (use for index in draft.steps for chain in self._steps[index].chains.values() for use in chain)
+        return draft.kind == "save" or any(use.takes_context for use in uses)
+
+    def _bytes(self, draft: DraftStage, group: _Group) -> tuple[int, int]:
         """Estimate the bytes that a unit reads, and its peak: what it holds and what its largest call takes beside."""
-        if group is None:
-            return 0, 0
-        known = self._sizes.get((draft.index, group.layouts))
+        known = self._sizes.get((draft.index, group.plane_bytes))
         if known is None:
-            read = sum(self._image_bytes(layout) for layout in group.layouts)
-            call = 0.0
-            for index in draft.steps:
-                step = self._steps[index]
-                for uses in step.chains.values():
-                    stack = self._stack_bytes(step, group.layouts)
-                    call = max([call, *(use.need * stack for use in uses)])
-            known = (read, int(2 * read + call))
-            self._sizes[draft.index, group.layouts] = known
+            first = min(index for index in draft.steps if self._steps[index].kind != "table")
+            planes = sum(self._planes(first, name) for name in self._read_channels(draft)) * self._chosen.size_t
+            read = planes * sum(group.plane_bytes)
+            call = max(self._call_planes(self._steps[index], len(group.plane_bytes)) for index in draft.steps)
+            known = (read, int(2 * read + call * max(group.plane_bytes)))
+            self._sizes[draft.index, group.plane_bytes] = known
         return known
 
-    def _image_bytes(self, layout: Layout) -> int:
-        slices = sum(len(z) for z in self._chosen.slices.values())
-        return layout.plane_bytes * slices * self._chosen.size_t
+    def _read_channels(self, draft: DraftStage) -> list[str]:
+        """Name the channels that a stage reads: those of its steps, or all where it leaves its images to another."""
+        steps = [self._steps[index] for index in draft.steps if self._steps[index].kind != "table"]
+        there = self._before[steps[0].index].channels
+        return [name for name in there if draft.carries or any(name in step.channels for step in steps)]
 
-    def _stack_bytes(self, step: PlannedStep, layouts: Sequence[Layout]) -> int:
-        plane = max(layout.plane_bytes for layout in layouts)
+    def _planes(self, index: int, channel: str) -> int:
+        """Count the planes along z that a step is given of a channel; where only running tells, as many as at first."""
+        slices = self._before[index].slices[channel]
+        if isinstance(slices, int):
+            return max((len(z) for z in self._chosen.slices.values()), default=1)
+        return len(slices)
+
+    def _call_planes(self, step: PlannedStep, fields: int) -> float:
+        """Count the planes that the largest call of a step takes at its peak, beside those that are held."""
+        if step.kind == "table":
+            return 0.0
         depth = {
-            "z": max((len(z) for z in self._chosen.slices.values()), default=1),
+            "z": max((self._planes(step.index, name) for name in step.channels), default=0),
             "channel": len(step.channels),
-            "field": len(layouts),
+            "field": fields,
             "t": self._chosen.size_t,
         }[step.stack]
-        return plane * depth
+        return max(use.need for uses in step.chains.values() for use in uses) * depth
 
     def _stage_fingerprint(self, draft: DraftStage) -> str:
+        """Identify what the units of a stage have in common."""
         parts: list[str] = []
+        if self._on_pixels(draft) and draft.starts_from is None:
+            indices = {channel.name: c for c, channel in enumerate(self._plate.channels)}
+            read = [(name, indices[name], self._chosen.slices[name]) for name in self._read_channels(draft)]
+            parts.append(repr((self._source, self._chosen.size_t, read)))
         for index in draft.steps:
             step = self._steps[index]
             chains = [
@@ -165,18 +199,28 @@ class UnitMaker:
             ]
             inputs = [(i.keyword, i.kind, i.name, i.by_channel) for i in step.inputs]
             outputs = [(o.kind, o.name, o.by_channel) for o in step.outputs]
+            # The names under which a unit's files hold what the step leaves.
             kept = step.name if step.keep else None
-            parts.append(
-                repr((step.kind, step.stack, chains, step.channels, step.channels_after, inputs, outputs, kept))
-            )
-        return combine(str(PLAN_VERSION), draft.kind, draft.scope, self._plate_name, self._identity, *parts)
+            state = step.index if step.kind == "reducer" else None
+            made = made_channels(step) if step.kind == "pixels" else ()
+            parts.append(repr((step.kind, step.stack, chains, step.channels, made, inputs, outputs, kept, state)))
+        python = f"python {sys.version_info[0]}.{sys.version_info[1]}"
+        carries = "carries" if draft.carries else ""
+        return combine(PLAN_VERSION, python, draft.kind, draft.scope, carries, self._plate.name, *parts)
 
 
 def _groups(chosen: Chosen) -> dict[Scope, list[_Group]]:
-    fields = [
-        _Group((well.name, field.number), (image.id,), (image.version,), (image.layout,))
-        for well, field, image in chosen.fields
-    ]
+    sizes: dict[int, int] = {}
+    fields = []
+    for well, field, image in chosen.fields:
+        layout = image.layout
+        size = sizes.get(id(layout))
+        if size is None:
+            size = sizes[id(layout)] = layout.plane_bytes
+        facts = _facts(layout, field.position_um)
+        fields.append(
+            _Group((well.name, field.number), (image.id,), (f"{image.id}:{image.version}",), (facts,), (size,))
+        )
     wells: dict[str | None, list[_Group]] = {}
     for group in fields:
         wells.setdefault(group.place[0], []).append(group)
@@ -187,10 +231,15 @@ def _groups(chosen: Chosen) -> dict[Scope, list[_Group]]:
     }
 
 
+def _facts(layout: Layout, position_um: tuple[float, float] | None) -> str:
+    return f"{position_um} {layout.pixel_size_um} {layout.z_step_um}"
+
+
 def _joined(place: Place, groups: Sequence[_Group]) -> _Group:
     return _Group(
         place,
         tuple(image for group in groups for image in group.images),
-        tuple(version for group in groups for version in group.versions),
-        tuple(layout for group in groups for layout in group.layouts),
+        tuple(leaf for group in groups for leaf in group.leaves),
+        tuple(facts for group in groups for facts in group.facts),
+        tuple(size for group in groups for size in group.plane_bytes),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,6 +52,8 @@ def chains_of(step: Step) -> Chains:
             raise TypeError("params stand beside a dict of functions; write (function, params) for each function")
         if not function:
             raise TypeError("its dict of functions is empty")
+        if ALL in function:
+            raise TypeError(f"{ALL!r} is not a channel; name channels, or leave out the dict to take all of them")
         return {str(channel): _chain(part) for channel, part in function.items()}
     if step.params:
         if isinstance(function, list | tuple):
@@ -81,20 +82,12 @@ def _call(call: Any) -> BoundCall:
     return BoundCall(function, {str(name): value for name, value in params.items()})
 
 
-@functools.lru_cache(maxsize=1024)
-def _cached_signature(function: Callable[..., Any]) -> inspect.Signature | None:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return a function's signature, or None where Python cannot tell it."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):  # some built-in functions tell nothing
         return None
-
-
-def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Return a function's signature, or None where Python cannot tell it."""
-    try:
-        return _cached_signature(function)
-    except TypeError:  # not hashable
-        return inspect.signature(function)
 
 
 def takes(function: Callable[..., Any], names: Sequence[str]) -> tuple[str, ...]:

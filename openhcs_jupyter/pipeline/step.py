@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Component
 from openhcs_jupyter.pipeline.outputs import Output
 
@@ -37,6 +38,11 @@ class Step:
     name
         Left out, it is the function's.
 
+    Raises
+    ------
+    UsageError
+        If `params` or `inputs` is not a dict. All else is checked when the pipeline is compiled.
+
     Examples
     --------
     >>> from openhcs_jupyter.functions import gaussian_blur, top_hat
@@ -59,12 +65,12 @@ class Step:
         name: str | None = None,
     ) -> None:
         self.function = function
-        self.params = dict(params or {})
+        self.params = _mapping("params", params, '{"sigma": 2}')
         self.stack = stack
-        self.channel = (channel,) if isinstance(channel, str) else None if channel is None else tuple(channel)
-        self.inputs = dict(inputs or {})
-        self.outputs = (outputs,) if isinstance(outputs, Output) else tuple(outputs)
-        self.save = save
+        self.channel = None if channel is None else _several(channel)
+        self.inputs = _mapping("inputs", inputs, '{"labels": "nuclei"}')
+        self.outputs = _several(outputs)
+        self.save = bool(save)
         self.name = name or function_name(function)
         self.line = sys._getframe(1).f_lineno
         """Line on which the step was written."""
@@ -100,6 +106,18 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+
+
+def _mapping(name: str, value: Mapping[str, Any] | None, example: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name}= of a Step is {value!r}, not a dict", f"Write {name}={example}.")
+    return dict(value)
 
 
 def function_name(function: object) -> str:
