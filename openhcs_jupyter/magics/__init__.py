@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 _MAGIC = "openhcs"
 _AWAITED = "openhcs_awaited"
 """The same magic where its result is awaited, so that the kernel answers while a run goes on."""
+_WAITING = ("attach", "run")
+"""Sub-commands that wait for a run."""
 _ATTRIBUTE = "_openhcs_state"
 
 
 def load(shell: InteractiveShell) -> None:
     """Add the magics, their completion, and the words of a pipeline to a shell; a second call changes nothing.
+
+    Whatever takes time to import waits until it is used, so that a kernel starts as fast as without.
 
     Parameters
     ----------
@@ -25,26 +29,60 @@ def load(shell: InteractiveShell) -> None:
     """
     if getattr(shell, _ATTRIBUTE, None) is not None:
         return
-    from openhcs_jupyter.magics.job import standard_names
     from openhcs_jupyter.magics.state import State
 
     state = State(shell)
     setattr(shell, _ATTRIBUTE, state)
     _register(shell, state)
-    shell.input_transformers_post.append(_awaiting(shell))
-    for name, value in standard_names().items():
-        if name not in shell.user_ns:
-            shell.push({name: value}, interactive=False)
     _register_views(shell)
+    shell.input_transformers_post.append(_awaiting(shell))
+    add_words = _words(shell)
+    if _is_nested():
+        add_words()
+    else:
+        shell.events.register("pre_execute", add_words)
+    if shell.Completer is not None:
+        shell.Completer.custom_matchers.append(_matcher(state, add_words))
     kernel = getattr(shell, "kernel", None)
     if kernel is not None and hasattr(kernel, "help_links"):
         from openhcs_jupyter.kernel import help_links
 
         kernel.help_links = [*help_links(), *kernel.help_links]
-    if shell.Completer is not None:
-        from openhcs_jupyter.magics.completion import matcher
 
-        shell.Completer.custom_matchers.append(matcher(state))
+
+def _words(shell: InteractiveShell) -> Callable[[], None]:
+    """Return what puts the words of a pipeline among the user's names, once, where the user has none of that name."""
+    done = False
+
+    def add() -> None:
+        nonlocal done
+        if done:
+            return
+        done = True
+        from openhcs_jupyter.magics.names import standard_names
+
+        for name, value in standard_names().items():
+            if name not in shell.user_ns:
+                shell.push({name: value}, interactive=False)
+
+    return add
+
+
+def _matcher(state: Any, add_words: Callable[[], None]) -> Callable[[Any], Any]:
+    from IPython.core.completer import context_matcher
+
+    @context_matcher()  # type: ignore[untyped-decorator]
+    def openhcs_matcher(context: Any) -> dict[str, Any]:
+        add_words()
+        text: str = context.text_until_cursor
+        if f"%{_MAGIC}" not in text:
+            return {"completions": []}
+        from openhcs_jupyter.magics.completion import matches
+
+        return matches(state, text)
+
+    matcher: Callable[[Any], Any] = openhcs_matcher
+    return matcher
 
 
 def _register_views(shell: InteractiveShell) -> None:
@@ -75,11 +113,7 @@ def _register_views(shell: InteractiveShell) -> None:
 
 
 def _register(shell: InteractiveShell, state: Any) -> None:
-    from asyncio import sleep
-
-    from openhcs_jupyter.magics.follow import Pause, blocking, run_blocking
-
-    def work(pause: Pause, line: str, cell: str | None) -> Coroutine[Any, Any, None]:
+    def work(pause: Callable[[float], Awaitable[None]], line: str, cell: str | None) -> Coroutine[Any, Any, None]:
         from openhcs_jupyter.magics.cell import run_cell
         from openhcs_jupyter.magics.line import run_line
 
@@ -87,10 +121,14 @@ def _register(shell: InteractiveShell, state: Any) -> None:
 
     def openhcs(line: str, cell: str | None = None) -> None:
         """Run a pipeline (``%%openhcs``), or a sub-command (``%openhcs``); ``%openhcs help`` lists them."""
+        from openhcs_jupyter.magics.follow import blocking, run_blocking
+
         run_blocking(work(blocking, line, cell))
 
     def awaited(line: str, cell: str | None = None) -> Coroutine[Any, Any, None]:
         """Do what ``openhcs`` does, awaited; cells are rewritten to this, nobody types it."""
+        from asyncio import sleep
+
         return work(sleep, line, cell)
 
     shell.register_magic_function(openhcs, "line_cell", _MAGIC)
@@ -99,10 +137,8 @@ def _register(shell: InteractiveShell, state: Any) -> None:
 
 def _awaiting(shell: InteractiveShell) -> Callable[[list[str]], list[str]]:
     """Make an input transformer: IPython awaits no magic by itself, so the call that it made of a cell is rewritten."""
-    from openhcs_jupyter.magics.line import WAITING
-
     heads = [f"get_ipython().run_cell_magic('{_MAGIC}', "]
-    heads += [f"get_ipython().run_line_magic('{_MAGIC}', '{command}" for command in WAITING]
+    heads += [f"get_ipython().run_line_magic('{_MAGIC}', '{command}" for command in _WAITING]
 
     def transform(lines: list[str]) -> list[str]:
         if not shell.autoawait or _is_nested():

@@ -10,7 +10,8 @@ from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
 from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
 from openhcs_jupyter.magics.errors import CellError, RunInterrupted, Source, long, short
 from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
-from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, standard_names, start
+from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, start
+from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import RunOptions
 from openhcs_jupyter.magics.views import plan_view, run_view, view_of
 
@@ -72,8 +73,8 @@ def _run(
     options: RunOptions,
     write: Callable[[str], None],
 ) -> None:
-    def result(run: Run) -> None:
-        write(run_view(view_of(run), source).text)
+    def result(run: Run, stopping: bool) -> None:
+        write(run_view(view_of(run, stopping=stopping), source).text)
 
     steps = define_steps(source, source.text, namespace)
     plan = plan_run(steps, source, choose_plate(repository, options), options)

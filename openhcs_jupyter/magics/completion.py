@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,31 +17,28 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"^\s*(%%?)openhcs(\s+.*)?$", re.DOTALL)
 
 
-def matcher(state: State) -> Callable[[Any], Any]:
-    """Return a matcher for ``IPython.core.completer``.
+def matches(state: State, text: str) -> dict[str, Any]:
+    """Complete a line as ``IPython.core.completer`` wants it.
 
     Parameters
     ----------
     state
         The magics' memory; its repository knows plates and runs.
+    text
+        The line up to the cursor.
     """
-    from IPython.core.completer import SimpleCompletion, context_matcher
+    from IPython.core.completer import SimpleCompletion
 
-    @context_matcher()  # type: ignore[untyped-decorator]
-    def openhcs_matcher(context: Any) -> dict[str, Any]:
-        found = complete(state, context.text_until_cursor)
-        if found is None:
-            return {"completions": []}
-        fragment, words = found
-        return {
-            "completions": [SimpleCompletion(text=word, type="param") for word in words],
-            "matched_fragment": fragment,
-            "suppress": True,
-            "ordered": True,
-        }
-
-    matching: Callable[[Any], Any] = openhcs_matcher
-    return matching
+    found = complete(state, text)
+    if found is None:
+        return {"completions": []}
+    fragment, words = found
+    return {
+        "completions": [SimpleCompletion(text=word, type="param") for word in words],
+        "matched_fragment": fragment,
+        "suppress": True,
+        "ordered": True,
+    }
 
 
 def complete(state: State, text: str) -> tuple[str, list[str]] | None:

@@ -31,8 +31,8 @@ class Display(Protocol):
     def update(self, run: Run) -> None:
         """Show how far the run is; called often, shows when it is time to."""
 
-    def finish(self, run: Run) -> None:
-        """Show what the run left."""
+    def finish(self, run: Run, *, stopping: bool = False) -> None:
+        """Show what the run left; `stopping`: it was told to stop and may need a moment more."""
 
 
 class LiveDisplay:
@@ -43,12 +43,12 @@ class LiveDisplay:
     source
         The cell or file that defined the pipeline.
     result
-        Renders what the run left.
+        Renders what the run left; told whether it may need a moment more to stop.
     """
 
     tells_failures = True
 
-    def __init__(self, source: Source | None, result: Callable[[Run], Rendered]) -> None:
+    def __init__(self, source: Source | None, result: Callable[[Run, bool], Rendered]) -> None:
         self._source = source
         self._result = result
         self._due = 0.0
@@ -61,9 +61,9 @@ class LiveDisplay:
             self._due = now + _LIVE_INTERVAL_S
             self._show(run_view(view_of(run), self._source))
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run, *, stopping: bool = False) -> None:
         """Replace the card by the result."""
-        self._show(self._result(run))
+        self._show(self._result(run, stopping))
 
     def _show(self, rendered: Rendered) -> None:
         from IPython.display import display
@@ -83,12 +83,12 @@ class LineDisplay:
     write
         Takes one line.
     result
-        Shows what the run left.
+        Shows what the run left; told whether it may need a moment more to stop.
     """
 
     tells_failures = False
 
-    def __init__(self, write: Callable[[str], None], result: Callable[[Run], None]) -> None:
+    def __init__(self, write: Callable[[str], None], result: Callable[[Run, bool], None]) -> None:
         self._write = write
         self._result = result
         self._tenths = -1
@@ -116,10 +116,10 @@ class LineDisplay:
         self._tenths = tenths
         self._last, self._due = now, now + self._pause_s
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run, *, stopping: bool = False) -> None:
         """Write the last failures, then the result."""
         self._tell_failures(view_of(run))
-        self._result(run)
+        self._result(run, stopping)
 
     def _tell_failures(self, view: RunView) -> None:
         new = view.failures[self._failures :]
@@ -137,15 +137,15 @@ class QuietDisplay:
 
     tells_failures = False
 
-    def __init__(self, result: Callable[[Run], None]) -> None:
+    def __init__(self, result: Callable[[Run, bool], None]) -> None:
         self._result = result
 
     def update(self, run: Run) -> None:
         """Show nothing."""
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run, *, stopping: bool = False) -> None:
         """Show the result."""
-        self._result(run)
+        self._result(run, stopping)
 
 
 def display_for(
@@ -165,13 +165,14 @@ def display_for(
         Show pictures and tables with the result.
     """
 
-    def rendered(run: Run) -> Rendered:
-        return results_view(run, source) if pictures else run_view(view_of(run), source)
+    def rendered(run: Run, stopping: bool) -> Rendered:
+        whole = pictures and not stopping
+        return results_view(run, source) if whole else run_view(view_of(run, stopping=stopping), source)
 
-    def show(run: Run) -> None:
+    def show(run: Run, stopping: bool) -> None:
         from IPython.display import display
 
-        display(rendered(run).bundle(), raw=True)
+        display(rendered(run, stopping).bundle(), raw=True)
 
     if quiet:
         return QuietDisplay(show)

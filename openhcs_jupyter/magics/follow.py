@@ -53,7 +53,7 @@ async def follow(run: Run, display: Display, pause: Pause, *, stop_run: bool = T
         if stop_run:
             run.cancel()
             await _until_stopped(run, pause)
-        display.finish(run)
+        display.finish(run, stopping=stop_run)
         raise RunInterrupted(_interrupted(run, stop_run)) from None
     display.finish(run)
     raise_if_failed(run, told=display.tells_failures)

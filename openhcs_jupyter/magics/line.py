@@ -27,9 +27,6 @@ from openhcs_jupyter.magics.render import Rendered
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
 
-WAITING = ("attach", "run")
-"""Sub-commands that wait for a run."""
-
 Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
 
 

@@ -33,6 +33,8 @@ class State:
         """By variable."""
         self.plans: dict[str, ExecutionPlan] = {}
         """The last plan by variable."""
+        self._going_on: dict[str, Run] = {}
+        """By id: runs whose variable holds a later run by now."""
         self.sources: dict[str, Source] = {}
         """By the run's id."""
         self.error: BaseException | None = None
@@ -73,6 +75,10 @@ class State:
 
     def keep(self, name: str, run: Run, source: Source) -> None:
         """Remember a run and put it into the user's variable."""
+        earlier = self.runs.pop(name, None)
+        if earlier is not None:
+            self._going_on[earlier.id] = earlier
+        self._going_on = {key: other for key, other in self._going_on.items() if other.status == "running"}
         self.runs[name] = run
         self.sources[run.id] = source
         self.namespace[name] = run
@@ -89,7 +95,7 @@ class State:
             return next(reversed(self.runs.values()))
         if name in self.runs:
             return self.runs[name]
-        for run in self.runs.values():
+        for run in (*self.runs.values(), *self._going_on.values()):
             if run.id == name:
                 return run
         return find_run(self.repository, name)

@@ -75,8 +75,17 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     saved_at: str | None
 
 
-def view_of(run: Run) -> RunView:
-    """Gather what is shown of a run now."""
+def view_of(run: Run, *, stopping: bool = False) -> RunView:
+    """Gather what is shown of a run now.
+
+    Parameters
+    ----------
+    run
+        Of any status.
+    stopping
+        It was told to stop, and is shown as stopped.
+    """
+    status = run.status
     plan = run.plan
     failures = tuple(run.failures)
     failed = {failure.unit for failure in failures}
@@ -86,7 +95,7 @@ def view_of(run: Run) -> RunView:
         name=run.name,
         id=run.id,
         plate=plan.plate_name,
-        status=run.status,
+        status="cancelled" if stopping and status == "running" else status,
         progress=run.progress,
         failures=failures,
         results=plan.results,

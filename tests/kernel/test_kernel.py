@@ -74,6 +74,11 @@ def test_the_kernel_has_the_words_of_a_pipeline_and_help_links(running: Kernel) 
     assert "OpenHCS" in [link["text"] for link in reply["content"]["help_links"]]
 
 
+def test_the_words_are_completed_before_the_first_cell(tmp_path: Path) -> None:
+    with kernel(tmp_path, tmp_path) as fresh:
+        assert "gaussian_blur" in fresh.complete("gaussian_b")
+
+
 def test_loading_the_extension_again_changes_nothing(running: Kernel) -> None:
     out = running.run(
         "%reload_ext openhcs_jupyter\n%load_ext openhcs_jupyter\nprint(len(get_ipython().input_transformers_post))"
@@ -110,7 +115,7 @@ class TestProtocol(jupyter_kernel_test.KernelTests):
     )
     complete_code_samples = ("1", "print('hello, world')", "def f(x):\n  return x*2\n\n\n", "%openhcs plates")
     incomplete_code_samples = ("print('''hello", "def f(x):\n  x*2")
-    invalid_code_samples = "import = 7q"
+    invalid_code_samples = ("import = 7q",)
     code_page_something = "zip?"
     code_generate_error = "raise"
     code_execute_result = ({"code": "1+2+3", "result": "6"},)

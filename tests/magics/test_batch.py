@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,26 @@ def test_a_file_runs_from_the_command_line(call, here: Path, capsys: pytest.Capt
     ):
         assert main(words) == 0
         assert said in capsys.readouterr().out
+
+
+def test_control_c_stops_a_run_that_can_go_on(jupyter: Path, data: Path, here: Path) -> None:
+    (here / "p.py").write_text(
+        "def slowly(stack):\n"
+        "    import time\n"
+        "    time.sleep(60)\n"
+        "    return stack\n"
+        "pipeline_steps = [Step(slowly), Step(max_projection, save=True)]\n"
+    )
+    words = [sys.executable, "-m", "openhcs_jupyter.cli", "run", "p.py", "slow"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "slow: 8 units" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "slow: cancelled after 0 of 8 units" in out
+    assert "Interrupted: run slow stopped after 0 of 8 units; --resume" in error
+    assert "Traceback" not in error
 
 
 def test_a_failing_file_makes_the_command_fail(call, tmp_path: Path) -> None:

@@ -260,6 +260,15 @@ def test_a_background_run_is_cancelled_by_name(notebook: Kernel) -> None:
     assert "--resume" in out.text
 
 
+def test_a_run_whose_variable_was_taken_is_cancelled_by_its_id(notebook: Kernel) -> None:
+    notebook.run(SLOW.replace("%%openhcs slow", "%%openhcs slow --background"))
+    first = notebook.run("print(slow.id)").text.strip()
+    notebook.run(SLOW.replace("%%openhcs slow", "%%openhcs slow --background"))
+    assert "cancelled" in notebook.run(f"%openhcs cancel {first}").text
+    assert notebook.run("print(slow.status)").text.strip() == "running"
+    assert "cancelled" in notebook.run("%openhcs cancel").text
+
+
 def test_an_interrupted_run_goes_on(notebook: Kernel) -> None:
     cell = (
         "%%openhcs patient {options}\n"

@@ -1,0 +1,14 @@
+"""The words that a pipeline may use without importing them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def standard_names() -> dict[str, Any]:
+    """Return what every pipeline may use without importing it: steps, outputs, decorators, standard functions."""
+    from openhcs_jupyter import functions, pipeline
+
+    words = ("Step", "Pipeline", "Labels", "Table", "Points", "ImageOutput", "image", "measure", "table")
+    names = {word: getattr(pipeline, word) for word in words}
+    return names | {name: getattr(functions, name) for name in functions.__all__}
