@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.render import Rendered, bar, card, details, escape, size_text, some, strong
+from openhcs_jupyter.magics.render import ORANGE, Rendered, bar, card, details, escape, size_text, some, strong
 
 if TYPE_CHECKING:
     from openhcs_jupyter.model import PlateSummary
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[int, int], None]
 
 _LIVE_INTERVAL_S, _LINE_INTERVAL_S = 0.25, 10.0
+_SHOWN = 8
 
 
 def register(repository: Repository, folder: str, name: str | None, progress: Progress | None = None) -> PlateSummary:
@@ -43,16 +44,16 @@ def imported_view(plate: PlateSummary) -> Rendered:
         f"Plate {plate.id}, {plate.name}: {plate.format}, {plate.wells} wells, {plate.fields} fields, "
         f"{plate.planes:,} planes of {some(plate.channels)}, {size_text(plate.bytes)}; registered in place."
     )
-    text = [sentence, *(f"  ! {problem}" for problem in plate.problems[:8])]
-    if len(plate.problems) > 8:
-        text.append(f"  ! and {len(plate.problems) - 8} more")
-    body = []
-    if plate.problems:
-        listed = "".join(f"<div>{escape(problem)}</div>" for problem in plate.problems)
-        head = f"{len(plate.problems)} remarks" if len(plate.problems) > 1 else "1 remark"
-        body.append(details(head, f'<div style="font-size:12px">{listed}</div>'))
-    head_text, _, rest = sentence.partition(":")
-    return Rendered("\n".join(text), card(f"{strong(head_text)}:{escape(rest)}", body))
+    text = [sentence, *(f"  ! {problem}" for problem in plate.problems[:_SHOWN])]
+    body = [
+        f'<div><span style="color:{ORANGE}">!</span> {escape(problem)}</div>' for problem in plate.problems[:_SHOWN]
+    ]
+    rest = plate.problems[_SHOWN:]
+    if rest:
+        text.append(f"  ! and {len(rest)} more")
+        body.append(details(f"and {len(rest)} more", "".join(f"<div>{escape(problem)}</div>" for problem in rest)))
+    title, _, told = sentence.partition(":")
+    return Rendered("\n".join(text), card(f"{strong(title)}:{escape(told)}", body))
 
 
 class ImportLines:

@@ -298,7 +298,7 @@ def plates_view(plates: Sequence[PlateSummary], where: str) -> Rendered:
 
 
 def runs_view(runs: Sequence[RunSummary], where: str) -> Rendered:
-    """List runs, the newest last."""
+    """List runs in the order given."""
     if not runs:
         return Rendered(f"No runs in {where}.", render.card(render.escape(f"No runs in {where}."), []))
     rows = [
@@ -309,11 +309,11 @@ def runs_view(runs: Sequence[RunSummary], where: str) -> Rendered:
             run.plate_name,
             f"{run.done} / {run.units}" + (f", {run.failed} failed" if run.failed else ""),
             run.started[:16].replace("T", " "),
-            run.results or "",
+            "saved" if run.results else "",
         )
         for run in runs
     ]
-    table = grid(["", "name", "run", "plate", "units", "started", "saved in"], rows)
+    table = grid(["", "name", "run", "plate", "units", "started", ""], rows)
     title = f"{count_text(len(runs), 'run')} in {where}"
     return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
 
