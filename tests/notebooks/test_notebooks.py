@@ -39,7 +39,7 @@ def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], 
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "01_quickstart.html").read_text()
     assert html.count("data:image/png;base64,") >= 2
-    match = re.search(r"Results: (\S+)", html)
+    match = re.search(r"Results: (/[^<\s]+)", html)
     assert match is not None
     results = Path(match[1])
     assert results.is_relative_to(environment["OPENHCS_DATA_DIR"])
