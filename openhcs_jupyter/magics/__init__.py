@@ -35,6 +35,7 @@ def load(shell: InteractiveShell) -> None:
     setattr(shell, _ATTRIBUTE, state)
     _register(shell, state)
     _register_views(shell)
+    _register_errors(shell, state)
     shell.input_transformers_post.append(_awaiting(shell))
     add_words = _words(shell)
     if _is_nested():
@@ -110,6 +111,17 @@ def _register_views(shell: InteractiveShell) -> None:
     show_as("openhcs_jupyter.engine.run", "Run", run)
     show_as("openhcs_jupyter.compiler.plan", "ExecutionPlan", plan)
     show_as("openhcs_jupyter.model", "Plate", plate)
+
+
+def _register_errors(shell: InteractiveShell, state: Any) -> None:
+    """Show our errors briefly in all cells."""
+
+    def remember(error: BaseException) -> None:
+        state.error = error
+
+    from openhcs_jupyter.magics.errors import show_briefly
+
+    show_briefly(shell, remember)
 
 
 def _register(shell: InteractiveShell, state: Any) -> None:

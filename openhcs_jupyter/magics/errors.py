@@ -6,14 +6,17 @@ import builtins
 import linecache
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError, UsageError
 from openhcs_jupyter.events import UnitFailed
 from openhcs_jupyter.magics.options import nearest
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 _SHOWN_FAILURES, _SHOWN_WELLS, _SHOWN_FIELDS = 8, 4, 8
 # Front ends set errors on red of their own, so no colours.
@@ -91,11 +94,39 @@ def reported(source: Source | None, names: Iterable[str] = ()) -> Iterator[None]
     try:
         yield
     except (Exception, RunInterrupted) as error:
-        if not hasattr(error, "_render_traceback_"):
+        if "_render_traceback_" not in vars(error):
             lines = short(error, source, names, color=True)
             # IPython asks the exception itself how it wants to be shown.
             error._render_traceback_ = lambda: lines  # type: ignore[union-attr]
         raise
+
+
+def show_briefly(shell: InteractiveShell, remember: Callable[[BaseException], None]) -> None:
+    """Make our errors show themselves briefly in every cell, with the cell's line: ``nuclei.table("wels")``.
+
+    Parameters
+    ----------
+    shell
+        Knows its cells.
+    remember
+        Takes an error that is shown, for the long traceback on demand.
+    """
+
+    def lines(error: OpenHCSError) -> list[str]:
+        remember(error)
+        return short(error, _cell_of(error, shell), color=True)
+
+    # IPython asks the exception itself how it wants to be shown; outside of IPython nobody does.
+    OpenHCSError._render_traceback_ = lines  # type: ignore[attr-defined]
+
+
+def _cell_of(error: BaseException, shell: InteractiveShell) -> Source | None:
+    """Find the cell that an error passed through."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        known = shell.compile.format_code_name(frame.filename)
+        if known is not None:
+            return Source(" ".join(known), "".join(linecache.getlines(frame.filename)), frame.filename)
+    return None
 
 
 def short(

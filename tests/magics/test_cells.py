@@ -209,6 +209,16 @@ def test_an_exception_in_the_cell_shows_the_users_lines_only(notebook: Kernel) -
     assert "magics" in notebook.run("%openhcs traceback").text
 
 
+def test_our_errors_are_brief_in_other_cells_too(notebook: Kernel) -> None:
+    notebook.run(NUCLEI.format(options="--wells A01"))
+    out = notebook.run("x = 1\nnuclei.table('nucli')")
+    assert out.error.startswith("RunError: ")
+    assert "line 2\n      2 | nuclei.table('nucli')\n" in out.error
+    assert "Did you mean 'nuclei'?" in out.error
+    assert len(out.error.splitlines()) < 6
+    assert "in table" in notebook.run("%openhcs traceback").text
+
+
 def test_frames_and_sources_of_the_cells_functions_have_true_lines(notebook: Kernel) -> None:
     notebook.run("%%openhcs\n\ndef third_line(stack):\n    return stack\n\npipeline_steps = []")
     out = notebook.run("import inspect; print(third_line.__code__.co_firstlineno, inspect.getsource(third_line))")
