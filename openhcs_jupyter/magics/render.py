@@ -137,7 +137,7 @@ def bar(name: str, total: int, done: int, failed: int, running: int, width: int)
         f'padding-right:12px" title="{escape(name)}">{escape(name)}</span>'
         f'<span style="flex:0 1 260px;display:flex;height:8px;border-radius:4px;overflow:hidden;background:{_LINE}">'
         f'{pieces}</span><span style="padding-left:12px;white-space:nowrap;font-variant-numeric:tabular-nums">'
-        f"{done} / {total}{failures}</span></div>"
+        f"{done:,} / {total:,}{failures}</span></div>"
     )
 
 

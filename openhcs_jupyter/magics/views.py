@@ -325,16 +325,16 @@ def _sentence(view: RunView) -> str:
         rate = f", {_rate(progress.units_per_s)}" if progress.units_per_s > 0 else ""
         left = f", {render.time_text(progress.remaining_s)} left" if progress.remaining_s is not None else ""
         failed = f", {view.failed} failed" if view.failed else ""
-        return f"{view.done + view.failed} of {count_text(units, 'unit')}{failed}, {took}{rate}{left}."
+        return f"{view.done + view.failed:,} of {count_text(units, 'unit')}{failed}, {took}{rate}{left}."
     if view.status == "done":
         rate = f", {_rate(progress.units_per_s)}" if progress.units_per_s > 0 else ""
         return f"done, {count_text(units, 'unit')} in {took}{rate}."
     if view.status == "failed":
         if view.failed:
-            return f"{view.failed} of {count_text(units, 'unit')} failed, {view.done} done, in {took}."
-        return f"failed after {view.done} of {count_text(units, 'unit')}, {took}."
+            return f"{view.failed:,} of {count_text(units, 'unit')} failed, {view.done:,} done, in {took}."
+        return f"failed after {view.done:,} of {count_text(units, 'unit')}, {took}."
     failed = f", {view.failed} failed" if view.failed else ""
-    return f"{view.status} after {view.done} of {count_text(units, 'unit')}{failed}, {took}."
+    return f"{view.status} after {view.done:,} of {count_text(units, 'unit')}{failed}, {took}."
 
 
 def _rate(units_per_s: float) -> str:
@@ -346,7 +346,7 @@ def _rate(units_per_s: float) -> str:
 def _stage_texts(view: RunView) -> list[str]:
     width = max((len(stage.name) for stage in view.progress.stages), default=0)
     return [
-        f"{stage.name.ljust(width)}  {stage.done} / {stage.total}"
+        f"{stage.name.ljust(width)}  {stage.done:,} / {stage.total:,}"
         + (f", {stage.failed} failed" if stage.failed else "")
         for stage in view.progress.stages
     ]
