@@ -11,7 +11,6 @@ import pytest
 
 from openhcs_jupyter.errors import CompileError, UsageError
 from openhcs_jupyter.functions import (
-    composite,
     gaussian_blur,
     max_projection,
     measure_objects,
