@@ -24,8 +24,10 @@ def percentile_normalize(
     ----------
     stack : ndarray of shape (N, Y, X)
         Any integer or floating-point type.
-    low, high
-        Percentiles, ``0 <= low < high <= 100``, interpolated linearly as `numpy.percentile` does.
+    low
+        The percentile that becomes 0, interpolated linearly as `numpy.percentile` does; at least 0 and below `high`.
+    high
+        The percentile that becomes 65535; at most 100.
     per
         ``"stack"`` takes the percentiles over all planes, so that planes stay comparable; ``"plane"`` over each.
 

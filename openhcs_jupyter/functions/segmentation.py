@@ -110,8 +110,10 @@ def segment_nuclei(
         Standard deviation in pixels of the gaussian that smooths before the threshold; 0 leaves it out.
     method
         How the threshold is found in each plane, as in `threshold`, or the threshold itself.
-    min_area, max_area
-        Objects smaller or larger than this, in pixels, are left out.
+    min_area
+        Objects smaller than this, in pixels, are left out.
+    max_area
+        Objects larger than this, in pixels, are left out; None keeps them.
     seed_distance
         Peaks of the distance from the edge within so many pixels count as one nucleus; about half a nucleus's radius.
     min_contrast
