@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import cloudpickle
@@ -25,25 +26,38 @@ from openhcs_jupyter.engine.store import RunFolder, Writer
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.repository import Repository, connect
 
-STATUS = struct.Struct("<qqd")
-"""What a worker notes of itself: unit, step (-1 where there is none), and when it began, by the monotonic clock."""
+_NOTE = struct.Struct("<qqd")
+_COUNT = struct.Struct("<q")
+STATUS_SIZE = _COUNT.size + _NOTE.size
+_LOOKS = 100
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
 class Status:
-    """The memory in which a worker notes what it is doing; its conductor reads it also when the worker is dead."""
+    """The memory in which a worker notes what it is doing; its conductor reads it also when the worker is dead.
+
+    A count before the note is odd while the note is written, so that no one takes half of one for a whole.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self._memory = mmap.mmap(descriptor, STATUS.size)
+        self._memory = mmap.mmap(descriptor, STATUS_SIZE)
+        self._count = 0
 
     def note(self, unit: int, step: int, since: float) -> None:
-        """Note what is done now."""
-        STATUS.pack_into(self._memory, 0, unit, step, since)
+        """Note what is done now: unit, step (-1 where there is none), and when it began, by the monotonic clock."""
+        _COUNT.pack_into(self._memory, 0, self._count + 1)
+        _NOTE.pack_into(self._memory, _COUNT.size, unit, step, since)
+        self._count += 2
+        _COUNT.pack_into(self._memory, 0, self._count)
 
     def read(self) -> tuple[int, int, float]:
-        """Return unit, step and since when."""
-        unit, step, since = STATUS.unpack_from(self._memory, 0)
-        return unit, step, since
+        """Return unit, step and since when; of a worker that died while it wrote, that it did nothing."""
+        for _ in range(_LOOKS):
+            before = _COUNT.unpack_from(self._memory, 0)[0]
+            unit, step, since = _NOTE.unpack_from(self._memory, _COUNT.size)
+            if before % 2 == 0 and before == _COUNT.unpack_from(self._memory, 0)[0]:
+                return unit, step, since
+        return -1, -1, 0.0
 
     def close(self) -> None:
         """Release the memory."""
@@ -156,17 +170,17 @@ class _Worker:
                 except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold
                     failure = Failure(message=_told(error), traceback=trace_of(error))
             inputs.close()
-            self._conductor.send(
-                Outcome(
-                    unit=inputs.work.unit.id,
-                    failure=failure,
-                    files=stored,
-                    read_s=inputs.read_s,
-                    compute_s=done.compute_s,
-                    write_s=time.monotonic() - begin,
-                    bytes_read=inputs.bytes_read,
-                )
+            outcome = Outcome(
+                unit=inputs.work.unit.id,
+                failure=failure,
+                files=stored,
+                read_s=inputs.read_s,
+                compute_s=done.compute_s,
+                write_s=time.monotonic() - begin,
+                bytes_read=inputs.bytes_read,
             )
+            with suppress(OSError):  # the conductor is gone, and this process will be in a moment
+                self._conductor.send(outcome)
 
     def _write_failure(self, error: OSError) -> Failure:
         where = error.filename or error.filename2 or self._folder.path
