@@ -142,7 +142,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _plates(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.views import plates_view
+    from openhcs_jupyter.magics.plate_view import plates_view
 
     with _connect(arguments) as repository:
         return _show(plates_view(repository.plates(), repository.uri))
@@ -181,8 +181,8 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.plan_view import plan_view
     from openhcs_jupyter.magics.state import find_run
-    from openhcs_jupyter.magics.views import plan_view
 
     with _connect(arguments) as repository:
         return _show(plan_view(find_run(repository, arguments.run).plan))

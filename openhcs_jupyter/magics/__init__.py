@@ -99,12 +99,12 @@ def _register_views(shell: InteractiveShell) -> None:
         return run_view(view_of(value))
 
     def plan(value: Any) -> Any:
-        from openhcs_jupyter.magics.views import plan_view
+        from openhcs_jupyter.magics.plan_view import plan_view
 
         return plan_view(value)
 
     def plate(value: Any) -> Any:
-        from openhcs_jupyter.magics.views import plate_view
+        from openhcs_jupyter.magics.plate_view import plate_view
 
         return plate_view(value)
 

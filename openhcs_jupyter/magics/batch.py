@@ -13,7 +13,8 @@ from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
 from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, start
 from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import RunOptions
-from openhcs_jupyter.magics.views import plan_view, run_view, view_of
+from openhcs_jupyter.magics.plan_view import plan_view
+from openhcs_jupyter.magics.views import run_view, view_of
 
 if TYPE_CHECKING:
     from openhcs_jupyter.engine import Run

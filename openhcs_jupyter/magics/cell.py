@@ -10,9 +10,9 @@ from openhcs_jupyter.magics.errors import Source, reported
 from openhcs_jupyter.magics.follow import Pause, follow
 from openhcs_jupyter.magics.job import checked_name, choose_plate, define_steps, plan_run, start
 from openhcs_jupyter.magics.options import RunOptions, cell_parser, parse_cell
+from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.render import Rendered, card, code, escape
 from openhcs_jupyter.magics.state import State
-from openhcs_jupyter.magics.views import plan_view
 
 
 async def run_cell(state: State, line: str, cell: str, pause: Pause) -> None:

@@ -23,6 +23,8 @@ from openhcs_jupyter.magics.options import (
     run_options,
     split,
 )
+from openhcs_jupyter.magics.plan_view import plan_view
+from openhcs_jupyter.magics.plate_view import plate_view, plates_view
 from openhcs_jupyter.magics.render import Rendered
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
@@ -118,11 +120,11 @@ async def run_line(state: State, line: str, pause: Pause) -> None:
 async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     progress, finish = _progress(state, "Making the demo plate")
     repository = state.connect(arguments.uri, progress)
-    finish(views.plates_view(repository.plates(), repository.uri))
+    finish(plates_view(repository.plates(), repository.uri))
 
 
 async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    show(views.plates_view(state.repository.plates(), state.repository.uri))
+    show(plates_view(state.repository.plates(), state.repository.uri))
 
 
 async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -131,7 +133,7 @@ async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> N
         raise UsageError("No plate is chosen", "Choose one: %openhcs plate ID; %openhcs plates lists them.")
     plate = state.repository.plate(int(wanted) if str(wanted).isdecimal() else wanted)
     state.plate = plate.id
-    show(views.plate_view(plate))
+    show(plate_view(plate))
 
 
 async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -194,11 +196,11 @@ async def _results(state: State, arguments: argparse.Namespace, pause: Pause) ->
 
 async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     if arguments.run in state.plans:
-        show(views.plan_view(state.plans[arguments.run]))
+        show(plan_view(state.plans[arguments.run]))
     elif arguments.run is None and state.plans:
-        show(views.plan_view(next(reversed(state.plans.values()))))
+        show(plan_view(next(reversed(state.plans.values()))))
     else:
-        show(views.plan_view(find_run(state.repository, arguments.run).plan))
+        show(plan_view(find_run(state.repository, arguments.run).plan))
 
 
 async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

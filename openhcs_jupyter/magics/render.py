@@ -198,3 +198,8 @@ def count_text(count: int, noun: str) -> str:
 def some(names: Sequence[str], limit: int = 8) -> str:
     """List names with commas, the first few of many."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def indented(text: str, by: int = 2) -> list[str]:
+    """Return the lines of a text, moved to the right."""
+    return [" " * by + line for line in text.splitlines()]

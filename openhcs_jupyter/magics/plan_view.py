@@ -1,0 +1,102 @@
+"""How a plan looks in a notebook and in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openhcs_jupyter.magics import render
+from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
+from openhcs_jupyter.magics.views import results_grid
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.compiler import ExecutionPlan
+
+
+def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
+    """Show what a run does: steps, stages, units, devices, memory, results, and what is left out.
+
+    Parameters
+    ----------
+    plan
+        From the compiler, or of a run.
+    dry
+        Say that nothing was run.
+    """
+    wells = {unit.well for unit in plan.units if unit.well}
+    fields = {(unit.well, unit.field) for unit in plan.units if unit.field is not None}
+    parts = [count_text(len(wells), "well")] if wells else []
+    parts += [count_text(len(fields), "field")] if fields else []
+    parts += [count_text(len(plan.stages), "stage"), count_text(len(plan.units), "unit")]
+    read = sum(unit.read_bytes for unit in plan.units)
+    sentence = f"{', '.join(parts)}; reads {render.size_text(read)}"
+    stages = grid(
+        ["stage", "units", "a unit is", "steps", "memory a unit"],
+        [_stage_row(plan, index) for index in range(len(plan.stages))],
+    )
+    steps = grid(
+        ["line", "step", "along", "channels", "makes"],
+        [
+            (
+                step.line,
+                step.name,
+                step.stack if step.kind == "pixels" else step.kind,
+                some(step.channels, 4),
+                some([f"{output.name} ({output.kind})" for output in step.outputs] + ["its images"] * step.keep, 4),
+            )
+            for step in plan.steps
+        ],
+    )
+    results = results_grid(plan.results)
+    saved = "saved into the repository" if plan.save else "kept in the run's folder; --save writes them"
+    memory = (
+        f"{render.size_text(plan.memory.in_flight_bytes)} in flight of {render.size_text(plan.memory.limit_bytes)} "
+        f"allowed; {count_text(plan.memory.workers, 'worker')}, largest unit "
+        f"{render.size_text(plan.memory.unit_peak_bytes)}"
+    )
+    devices = ", ".join(plan.devices)
+    reads = f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
+    text = [
+        f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}.{' Nothing was run.' * dry}",
+        *indented(steps.text),
+        "",
+        *indented(stages.text),
+        "",
+        f"  Devices   {devices}",
+        f"  Memory    {memory}",
+        f"  Reads     {reads}",
+    ]
+    body = [
+        steps.markup,
+        stages.markup,
+        render.row("Devices", render.escape(devices)),
+        render.row("Memory", render.escape(memory)),
+        render.row("Reads", render.escape(reads)),
+    ]
+    if plan.results:
+        text += [f"  Results   {saved}", *indented(results.text, 12)]
+        body += [render.row("Results", f"{render.escape(saved)}{results.markup}")]
+    if plan.left_out:
+        whys: dict[str, list[str]] = {}
+        for left_out in plan.left_out:
+            whys.setdefault(left_out.why, []).append(left_out.what)
+        reasons = [f"{some(what, 6)}: {why}" for why, what in whys.items()]
+        left = grid(["", ""], [(left.what, left.why) for left in plan.left_out])
+        text += ["  Left out  " + "\n            ".join(reasons)]
+        body.append(render.details(f"Left out: {len(plan.left_out)}", left.markup))
+    title = f"{render.strong(plan.name)} {render.escape(f'on plate {plan.plate_name}: {sentence}')}"
+    return Rendered(
+        "\n".join(text), render.card(f"{title} {render.faint('plan; nothing was run' if dry else 'plan')}", body)
+    )
+
+
+def _stage_row(plan: ExecutionPlan, index: int) -> tuple[object, ...]:
+    stage = plan.stages[index]
+    peaks = [unit.peak_bytes for unit in plan.units if unit.stage == stage.index]
+    names = [plan.steps[step].name for step in stage.steps]
+    return (
+        stage.name,
+        stage.units,
+        f"a {stage.scope}",
+        some(names, 5),
+        render.size_text(max(peaks)) if any(peaks) else "",
+    )

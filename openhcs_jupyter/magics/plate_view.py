@@ -1,0 +1,110 @@
+"""How plates look in a notebook and in a terminal: what they hold, and what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from openhcs_jupyter.magics import render
+from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
+from openhcs_jupyter.model import Layout, Plate, PlateSummary
+
+
+def plate_view(plate: Plate) -> Rendered:
+    """Show a plate: its wells, its channels, and which planes are missing."""
+    fields = list(plate.fields())
+    counts = Counter(len(well.fields) for well in plate.wells)
+    usual = counts.most_common(1)[0][0] if counts else 0
+    rows = []
+    for c, channel in enumerate(plate.channels):
+        emission = f"{channel.emission_nm:.0f} nm" if channel.emission_nm else ""
+        kinds = [_kind_text(plate, kind, c) for kind in ("stack", "projection")]
+        rows.append((channel.name, emission, *kinds))
+    channels = grid(["channel", "emission", "stack", "projection"], rows)
+    layout = _usual_layout(plate)
+    pixels = ""
+    if layout is not None:
+        size = f", {layout.pixel_size_um:g} \u00b5m a pixel" if layout.pixel_size_um else ""
+        pixels = f"{layout.size_x} x {layout.size_y} {layout.dtype}{size}"
+        if layout.size_t > 1:
+            pixels += f", {layout.size_t} time points"
+    sentence = (
+        f"{count_text(len(plate.wells), 'well')} of {plate.rows} x {plate.columns}, {count_text(len(fields), 'field')}"
+    )
+    text = [
+        f"Plate {plate.id}, {plate.name}: {sentence}.",
+        f"  Wells     {some([well.name for well in plate.wells], 12)}",
+        f"  Pixels    {pixels}",
+        *indented(channels.text),
+    ]
+    title = f"{render.strong(plate.name)} {render.faint(f'plate {plate.id}')} {render.escape(sentence)}"
+    body = [_plate_map(plate, usual), render.row("Pixels", render.escape(pixels)), channels.markup]
+    return Rendered("\n".join(text), render.card(title, body))
+
+
+def plates_view(plates: Sequence[PlateSummary], where: str) -> Rendered:
+    """List the plates of a repository."""
+    if not plates:
+        hint = "Register one: %openhcs import FOLDER, or try %openhcs connect demo."
+        return Rendered(
+            f"{where} has no plates. {hint}", render.card(render.escape(f"{where} has no plates. {hint}"), [])
+        )
+    rows = [
+        (
+            plate.id,
+            plate.name,
+            plate.wells,
+            plate.fields,
+            some(plate.channels, 5),
+            render.size_text(plate.bytes),
+            plate.format,
+            plate.imported[:10],
+            f"\u26a0 {len(plate.problems)}" if plate.problems else "",
+        )
+        for plate in plates
+    ]
+    table = grid(["id", "name", "wells", "fields", "channels", "pixels", "format", "since", ""], rows)
+    title = f"{count_text(len(plates), 'plate')} in {where}"
+    return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
+
+
+def _kind_text(plate: Plate, kind: str, c: int) -> str:
+    """Say in how many fields a channel has planes of this kind of image, and how many slices."""
+    have: Counter[int] = Counter()
+    total = 0
+    for _, field in plate.fields():
+        total += 1
+        for image in field.images:
+            if image.kind == kind:
+                have[len(image.layout.slices(0, c))] += 1
+    counted = {slices: fields for slices, fields in have.items() if slices}
+    if not counted:
+        return "missing"
+    said = " or ".join(count_text(slices, "slice") for slices in sorted(counted, reverse=True))
+    there = sum(counted.values())
+    return said if there == total else f"{said} in {there} of {total} fields"
+
+
+def _usual_layout(plate: Plate) -> Layout | None:
+    counts = Counter(image.layout for _, field in plate.fields() for image in field.images)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _plate_map(plate: Plate, usual: int) -> str:
+    """Draw the plate's wells as small squares; one with fewer fields than most is lighter."""
+    there = {(well.row, well.column): well for well in plate.wells}
+    side = 9 if plate.columns <= 24 else 5
+    lines = []
+    for r in range(plate.rows):
+        cells = []
+        for c in range(plate.columns):
+            well = there.get((r, c))
+            shade = "rgba(128,128,128,.22)" if well is None else render.BLUE
+            weak = ";opacity:.55" if well is not None and len(well.fields) < usual else ""
+            title = f' title="{well.name}: {count_text(len(well.fields), "field")}"' if well is not None else ""
+            cells.append(
+                f'<span{title} style="display:inline-block;width:{side}px;height:{side}px;margin:1px;border-radius:50%;'
+                f'background:{shade}{weak}"></span>'
+            )
+        lines.append(f'<div style="line-height:0;white-space:nowrap">{"".join(cells)}</div>')
+    return f'<div style="margin:4px 0">{"".join(lines)}</div>'
