@@ -64,7 +64,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[str, ...]
     """Channels that the step takes, in plate order."""
     channels_after: tuple[str, ...]
-    """Channels of the image after the step."""
+    """Channels of the image after the step, of those that some step takes."""
     inputs: tuple[PlannedInput, ...]
     outputs: tuple[PlannedOutput, ...]
     keep: bool
@@ -138,7 +138,7 @@ class TakenChannel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A field or channel that the run does not take, and why."""
+    """A field, a channel or planes that the run does not take, and why."""
 
     what: str
     why: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from openhcs_jupyter.pipeline.contracts import Contract, contract_of, is_reducer
-from openhcs_jupyter.pipeline.step import Step
+from openhcs_jupyter.pipeline.step import Step, function_name
 
 ALL = "*"
 """Key of the chain of a step that does the same to all the channels it takes."""
@@ -22,7 +22,7 @@ class BoundCall(NamedTuple):
     @property
     def name(self) -> str:
         """The function's name."""
-        return str(getattr(self.function, "__name__", None) or type(self.function).__name__)
+        return function_name(self.function)
 
     @property
     def contract(self) -> Contract:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Component
 
 FunctionKind = Literal["image", "measure", "table", "reducer"]
@@ -39,6 +41,8 @@ UNKNOWN = Contract()
 
 def contract_of(function: Callable[..., Any]) -> Contract:
     """Return the contract of a function, or of a class that is a reducer; an undecorated function's is unknown."""
+    while isinstance(function, functools.partial) and not hasattr(function, ATTRIBUTE):
+        function = function.func
     if is_reducer(function):
         return getattr(function, ATTRIBUTE, Contract(kind="reducer"))
     return getattr(function, ATTRIBUTE, UNKNOWN)
@@ -67,7 +71,13 @@ def table(*, over: Literal["field", "well", "plate"] = "plate") -> Callable[[F],
 
 def _mark(contract: Contract) -> Callable[[F], F]:
     def mark(function: F) -> F:
-        setattr(function, ATTRIBUTE, contract)
+        try:
+            setattr(function, ATTRIBUTE, contract)
+        except AttributeError:
+            raise UsageError(
+                f"{function!r} cannot be declared: it takes no attributes",
+                "Declare a function of your own that calls it.",
+            ) from None
         return function
 
     return mark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -121,9 +122,11 @@ def _mapping(name: str, value: Mapping[str, Any] | None, example: str) -> dict[s
 
 
 def function_name(function: object) -> str:
-    """Name a step's function, chain or dict by the first function in it."""
+    """Name a function, or a chain or dict by the first function in it."""
     if isinstance(function, tuple | list) and function:
         return function_name(function[0])
     if isinstance(function, Mapping) and function:
         return function_name(next(iter(function.values())))
+    if isinstance(function, functools.partial):
+        return function_name(function.func)
     return str(getattr(function, "__name__", None) or type(function).__name__)

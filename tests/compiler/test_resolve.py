@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from openhcs_jupyter.errors import CompileError, UsageError
 from openhcs_jupyter.functions import (
+    composite,
     gaussian_blur,
     max_projection,
     measure_objects,
@@ -168,6 +170,17 @@ def test_what_a_step_cannot_take(step: Step, message: str) -> None:
 )
 def test_parameters_that_do_not_fit(step: Step, message: str) -> None:
     assert message in problem_of([step])
+
+
+def test_a_function_with_some_parameters_set_is_what_it_was() -> None:
+    (step,) = plan_of([Step(functools.partial(composite, weights=(1, 2)))]).steps
+    assert (step.name, step.stack, step.channels_after) == ("composite", "channel", ("composite",))
+    assert step.chains["*"][0].kind == "image"
+
+
+def test_a_function_of_others_that_cannot_be_declared() -> None:
+    with pytest.raises(UsageError, match="cannot be declared"):
+        image(depth="one")(len)
 
 
 def test_any_keyword_fits_a_function_that_takes_any() -> None:
