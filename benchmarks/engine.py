@@ -21,7 +21,7 @@ GOALS = {
 }
 
 
-def fields(shape: PlateShape, repeats: int) -> dict[str, float]:
+def fields(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     """Compare with the floor and with dask.distributed on units of 20 ms."""
     folder, python = plate_folder(shape), peer_python()
     names = ("floor", "ours", "distributed")
@@ -29,7 +29,7 @@ def fields(shape: PlateShape, repeats: int) -> dict[str, float]:
     rounds: list[dict[str, dict[str, Any]]] = []
     try:
         for repeat in range(repeats + 1):
-            wait_until_quiet()
+            wait_until_quiet(longest_s=wait_s)
             answers = {name: arm.ask() for name, arm in arms.items()}
             if answers["ours"]["objects"] != answers["distributed"]["objects"]:
                 raise RuntimeError(f"ours and distributed found different objects: {answers}")
@@ -53,7 +53,7 @@ def fields(shape: PlateShape, repeats: int) -> dict[str, float]:
     }
 
 
-def plate(shape: PlateShape, repeats: int) -> dict[str, float]:
+def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     """Compare with a plain pool and with OpenHCS on a plate of 16 wells, each in a fresh process."""
     folder, python = plate_folder(shape), peer_python()
     works = {
@@ -67,7 +67,7 @@ def plate(shape: PlateShape, repeats: int) -> dict[str, float]:
     for repeat in range(repeats):
         answers = {}
         for name, (module, *arguments) in works.items():
-            wait_until_quiet()
+            wait_until_quiet(longest_s=wait_s)
             answers[name] = call(module, *arguments, python=python)
         rounds.append(answers)
         times = {name: one.get("total_s", one.get("pool_s")) for name, one in answers.items()}
@@ -92,16 +92,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat: shows that it runs")
     parser.add_argument("--only", choices=("fields", "plate"), help="one half of the figures")
     parser.add_argument("--repeats", type=int, help="rounds of each half")
+    parser.add_argument(
+        "--wait", type=float, default=60, help="longest wait for quiet cores before each measurement, s"
+    )
     options = parser.parse_args()
     figures: dict[str, float] = {}
     if options.only != "plate":
         shape = PlateShape(4, 2, 2, 1, 540) if options.quick else FIELDS_96
         print(f"{shape.wells * shape.sites} fields of {shape.channels} x {shape.size} x {shape.size}")
-        figures |= fields(shape, options.repeats or (1 if options.quick else 9))
+        figures |= fields(shape, options.repeats or (1 if options.quick else 9), options.wait)
     if options.only != "fields":
         shape = PlateShape(2, 2, 2, 2, 256) if options.quick else WELLS_16
         print(f"{shape.wells} wells x {shape.sites} fields x {shape.channels} channels x {shape.z} z, {shape.size}^2")
-        figures |= plate(shape, options.repeats or (1 if options.quick else 3))
+        figures |= plate(shape, options.repeats or (1 if options.quick else 3), options.wait)
     report("engine", figures, GOALS)
 
 
