@@ -123,21 +123,6 @@ def checked_labels(step: PlannedStep, name: str, value: Any, kind: str) -> Pixel
     return labels if labels.ndim == 3 else labels[None]
 
 
-def checked_table(step: PlannedStep, name: str, table: Any) -> Any:
-    """Check a table output and return it as a ``DataFrame`` of its own."""
-    import pandas as pd
-
-    if isinstance(table, pd.DataFrame):
-        return table.reset_index(drop=True)
-    if isinstance(table, dict):
-        scalars = all(np.ndim(value) == 0 for value in table.values())
-        try:
-            return pd.DataFrame([table] if scalars else table)
-        except ValueError as error:
-            raise StepError(step.index, f"table {name!r} cannot be made of its columns: {error}") from None
-    raise StepError(step.index, f"table {name!r} is {type(table).__name__}, not a DataFrame or a dict of columns")
-
-
 def describe(error: BaseException) -> str:
     """Say an exception in one line, with the line of the user's code that raised it."""
     text = str(error).strip() or "(no message)"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,15 +12,19 @@ from openhcs_jupyter.engine.calls import (
     StepError,
     call_function,
     checked_labels,
-    checked_table,
     split,
 )
 from openhcs_jupyter.engine.images import Images, Key, Pixels, Site
 from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs
-from openhcs_jupyter.engine.store import Writer, write_all, write_array, write_table
-from openhcs_jupyter.pipeline.chains import ALL, BoundCall
+from openhcs_jupyter.engine.reducing import States, StepReducer, finish, merge, write_states
+from openhcs_jupyter.engine.store import Writer, write_array, write_bytes
+from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, placed, write_table
+from openhcs_jupyter.pipeline.chains import ALL
 from openhcs_jupyter.pipeline.contracts import Context
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Announce = Callable[[int], None]
 """Is told the index of each step as it begins."""
@@ -50,10 +53,9 @@ def compute(program: Program, inputs: UnitInputs, announce: Announce) -> dict[st
         If a step fails.
     """
     stage = program.stages[inputs.work.unit.stage]
-    if stage.kind == "merge":
-        return _merge(program, inputs, stage.steps[0], announce)
-    if stage.kind == "finish":
-        return _finish(program, inputs, stage.steps[0], announce)
+    if stage.kind in ("merge", "finish"):
+        announce(stage.steps[0])
+        return (merge if stage.kind == "merge" else finish)(program, inputs, stage.steps[0])
     return _Unit(program, inputs, announce).run()
 
 
@@ -69,8 +71,8 @@ class _Unit:
         self.images: Images | None = None
         self.pixels: dict[tuple[str, str], dict[Site, Pixels]] = {}
         """By kind and name of an output: its arrays by call."""
-        self.tables: dict[tuple[str, str], list[Any]] = {}
-        self.states: dict[int, dict[str | None, Any]] = {}
+        self.tables: dict[tuple[str, str], list[ArrowTable]] = {}
+        self.states: dict[int, States] = {}
         self.kept: dict[str, dict[Key, Pixels]] = {}
         """By name of a kept step: its stacks along z."""
 
@@ -148,7 +150,7 @@ class _Unit:
         return stack, outputs
 
     def _update(self, step: PlannedStep, site: Site, stack: Pixels) -> None:
-        reducer = _Reducer(self.program, step)
+        reducer = StepReducer(self.program, step)
         states = self.states.setdefault(step.index, {})
         state = states[site.channel] if site.channel in states else reducer.init()
         states[site.channel] = reducer.update(state, stack)
@@ -157,7 +159,7 @@ class _Unit:
         self.announce(step.index)
         call = self.program.calls[step.index][ALL][0]
         use = step.chains[ALL][0]
-        extra = {entry.keyword: self._table_of(entry) for entry in step.inputs}
+        extra: dict[str, Any] = {entry.keyword: self._table_of(entry) for entry in step.inputs}
         if use.takes_context:
             extra["context"] = self._context(step, Site(None, None, None, None))
         result = call_function(step, call, (), extra)
@@ -167,8 +169,7 @@ class _Unit:
                 step.index, f"{call.name} returned {len(values)} tables, and the step names {len(step.outputs)}"
             )
         for output, value in zip(step.outputs, values, strict=True):
-            table = checked_table(step, output.name, value)
-            self.tables.setdefault((output.kind, output.name), []).append(self._placed(table, {}))
+            self._keep_table(step, output, value, {})
 
     def _take(self, step: PlannedStep, site: Site, values: tuple[Any, ...]) -> None:
         for output, value in zip(step.outputs, values, strict=True):
@@ -177,30 +178,32 @@ class _Unit:
                 at = site if output.by_channel else site._replace(channel=None)
                 self.pixels.setdefault((output.kind, output.name), {})[at] = pixels
                 continue
-            table = checked_table(step, output.name, value)
-            where: dict[str, Any] = {}
+            where: dict[str, str | int] = {}
             if site.field:
                 where["field"] = site.field
             if site.t is not None and self.program.size_t > 1:
                 where["t"] = site.t + 1
-            if output.by_channel:
+            if output.by_channel and site.channel is not None:
                 where["channel"] = site.channel
-            if site.z is not None:
+            if site.z is not None and self._depth(step, site) > 1:
                 where["z"] = site.z + 1
-            self.tables.setdefault((output.kind, output.name), []).append(self._placed(table, where))
+            self._keep_table(step, output, value, where)
 
-    def _placed(self, table: Any, where: dict[str, Any]) -> Any:
-        """Put plate, well and field before a table's own columns, unless it has them."""
+    def _depth(self, step: PlannedStep, site: Site) -> int:
+        assert self.images is not None
+        field = self.images.fields[0] if site.field is None else site.field
+        return len(self.images.get(field, site.t or 0, site.channel or step.channels[0]).slices)
+
+    def _keep_table(self, step: PlannedStep, output: PlannedOutput, value: Any, where: dict[str, str | int]) -> None:
+        """Keep a table, with plate, well and field before its own columns."""
         unit = self.inputs.work.unit
-        place: dict[str, Any] = {"plate": self.program.plate_name}
+        place: dict[str, str | int] = {"plate": self.program.plate_name}
         if unit.well is not None:
             place["well"] = unit.well
         if unit.field is not None:
             place["field"] = unit.field
-        for position, (name, value) in enumerate((place | where).items()):
-            if name not in table.columns:
-                table.insert(min(position, len(table.columns)), name, value)
-        return table
+        table = placed(checked_table(step, output.name, value), place | where)
+        self.tables.setdefault((output.kind, output.name), []).append(table)
 
     def _input(self, step: PlannedStep, keyword: str, site: Site) -> Any:
         entry = next(entry for entry in step.inputs if entry.keyword == keyword)
@@ -224,11 +227,12 @@ class _Unit:
         channel = site.channel if entry.by_channel else None
         return _gather(made, site.field, site.t, channel)
 
-    def _table_of(self, entry: PlannedInput) -> Any:
-        import pandas as pd
-
+    def _table_of(self, entry: PlannedInput) -> pd.DataFrame:
         made = self.tables.get((entry.kind, entry.name))
-        return self.inputs.table(entry) if made is None else pd.concat(made, ignore_index=True)
+        if made is None:
+            return self.inputs.table(entry)
+        frame: pd.DataFrame = joined(made).to_pandas()
+        return frame
 
     def _context(self, step: PlannedStep, site: Site) -> Context:
         unit = self.inputs.work.unit
@@ -268,14 +272,12 @@ class _Unit:
             for output in step.outputs:
                 files.update(self._output_files(step, output, wide))
         for step_index, states in self.states.items():
-            files[f"state.{step_index}.pickle"] = _write_pickle(states)
+            files.update(write_states(step_index, states))
         if self.stage.carries and self.images is not None:
             files.update(_carry(self.images, self.steps[-1].index))
         return files
 
     def _output_files(self, step: PlannedStep, output: PlannedOutput, wide: bool) -> Iterator[tuple[str, Writer]]:
-        import pandas as pd
-
         made = self.pixels.get((output.kind, output.name))
         if made:
             channels: Sequence[str | None] = step.channels if output.by_channel else (None,)
@@ -288,8 +290,7 @@ class _Unit:
                     yield f"{output.kind}.{output.name}{mark}.npy", _times(step.index, output.name, present)
         tables = self.tables.get((output.kind, output.name))
         if tables:
-            joined = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
-            yield f"{output.kind}.{output.name}.arrow", write_table(joined)
+            yield f"{output.kind}.{output.name}.arrow", write_table(joined(tables))
 
 
 def _groups(steps: Sequence[PlannedStep]) -> list[list[PlannedStep]]:
@@ -330,7 +331,7 @@ def _carry(images: Images, last: int) -> Iterator[tuple[str, Writer]]:
             slices[channel] = stacks[0].slices
             yield f"carried.f{field}.{index}.npy", _times(last, channel, [stack.array for stack in stacks])
     said = CarriedImages(channels=images.channels, fields=images.fields, size_t=len(images.times), slices=slices)
-    yield "carried.json", _write_bytes(msgspec.json.encode(said))
+    yield "carried.json", write_bytes(msgspec.json.encode(said))
 
 
 def _times(step: int, name: str, arrays: Sequence[Pixels]) -> Writer:
@@ -342,88 +343,3 @@ def _times(step: int, name: str, arrays: Sequence[Pixels]) -> Writer:
 
 def _mark(field: int, wide: bool) -> str:
     return f".f{field}" if wide and field else ""
-
-
-def _merge(program: Program, inputs: UnitInputs, step_index: int, announce: Announce) -> dict[str, Writer]:
-    announce(step_index)
-    step = program.steps[step_index]
-    return {f"state.{step_index}.pickle": _write_pickle(_merged(program, step, inputs.states(step_index)))}
-
-
-def _merged(program: Program, step: PlannedStep, parts: Sequence[dict[str | None, Any]]) -> dict[str | None, Any]:
-    reducer = _Reducer(program, step)
-    merged: dict[str | None, Any] = {}
-    for part in parts:
-        for channel, state in part.items():
-            merged[channel] = reducer.merge(merged[channel], state) if channel in merged else state
-    return merged
-
-
-def _finish(program: Program, inputs: UnitInputs, step_index: int, announce: Announce) -> dict[str, Writer]:
-    announce(step_index)
-    step = program.steps[step_index]
-    reducer = _Reducer(program, step)
-    files: dict[str, Writer] = {}
-    tables: dict[PlannedOutput, list[Any]] = {}
-    merged = _merged(program, step, inputs.states(step_index))
-    by_channel = len(step.channels) > 1 and step.stack != "channel"
-    for channel, state in merged.items():
-        result = reducer.finish(state)
-        values = result if isinstance(result, tuple) and len(step.outputs) > 1 else (result,)
-        if len(values) != len(step.outputs):
-            raise StepError(step.index, f"finish returned {len(values)} outputs; the step names {len(step.outputs)}")
-        for output, value in zip(step.outputs, values, strict=True):
-            if output.kind in ("labels", "image"):
-                mark = f".{step.channels.index(channel)}" if by_channel and channel else ""
-                pixels = checked_labels(step, output.name, value, output.kind)
-                files[f"{output.kind}.{output.name}{mark}.npy"] = write_array([pixels])
-                continue
-            table = checked_table(step, output.name, value)
-            for place, value in (("channel", channel), ("plate", program.plate_name)):
-                if place not in table.columns and (by_channel or place == "plate"):
-                    table.insert(0, place, value)
-            tables.setdefault(output, []).append(table)
-    if tables:
-        import pandas as pd
-
-        for output, parts in tables.items():
-            files[f"{output.kind}.{output.name}.arrow"] = write_table(pd.concat(parts, ignore_index=True))
-    return files
-
-
-class _Reducer:
-    """The four methods of a step's reducer, whose exceptions become the step's errors."""
-
-    def __init__(self, program: Program, step: PlannedStep) -> None:
-        call = program.calls[step.index][ALL][0]
-        self._step = step
-        made = call.function
-        if isinstance(made, type):
-            made = call_function(step, call, (), {})
-        self._reducer = made
-
-    def init(self) -> Any:
-        return self._do("init")
-
-    def update(self, state: Any, stack: Pixels) -> Any:
-        return self._do("update", state, stack)
-
-    def merge(self, state: Any, other: Any) -> Any:
-        return self._do("merge", state, other)
-
-    def finish(self, state: Any) -> Any:
-        return self._do("finish", state)
-
-    def _do(self, method: str, *args: Any) -> Any:
-        return call_function(self._step, BoundCall(getattr(self._reducer, method), {}), args, {})
-
-
-def _write_pickle(value: Any) -> Writer:
-    return _write_bytes(pickle.dumps(value, protocol=5))
-
-
-def _write_bytes(data: bytes) -> Writer:
-    def write(file: BinaryIO) -> None:
-        write_all(file, memoryview(data))
-
-    return write

@@ -91,14 +91,19 @@ class Conductor:
         self._cancelled = threading.Event()
         self.unwritten: RunFinished | None = None
         """The end of the run, where its journal could not take it: a full disk. Others find the run interrupted."""
-        self.running: Sequence[int] = ()
-        """Ids of the units that are being computed."""
+        self._session: Session | None = None
         self._places = Places(plan)
         self._graph = UnitGraph(plan)
 
     def cancel(self) -> None:
         """Ask the run to stop; it has stopped within half a second."""
         self._cancelled.set()
+
+    @property
+    def running(self) -> Sequence[int]:
+        """Ids of the units that are being computed."""
+        session = self._session
+        return session.running if session is not None else ()
 
     def run(self) -> None:
         """Conduct the run to its end; every error becomes its last event."""
@@ -149,7 +154,11 @@ class Conductor:
             with self._executor.open(
                 self._program, workers=min(workers, self._graph.left), unit_timeout_s=self._unit_timeout_s
             ) as session:
-                broken = self._drive(journal, session)
+                self._session = session
+                try:
+                    broken = self._drive(journal, session)
+                finally:
+                    self._session = None
             self._folder.sweep()
         self._cache.flush()
         if self._cancelled.is_set():
@@ -172,7 +181,6 @@ class Conductor:
                 session.submit(self._work(unit))
                 held += 1
             outcomes = session.wait(_TICK_S)
-            self.running = session.running
             for outcome in outcomes:
                 held -= 1
                 unit = self._plan.units[outcome.unit]
@@ -190,7 +198,6 @@ class Conductor:
             for unit, because in self._graph.take_skipped():
                 self._tell(journal, self._failed_event(unit, Failure(message=_skipped(because)), because.id))
             ready.extend(self._graph.take_ready())
-        self.running = ()
         return None
 
     def _fail(self, journal: Journal, unit: Unit, failure: Failure) -> None:

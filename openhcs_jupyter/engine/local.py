@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import selectors
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 import cloudpickle
 
@@ -18,11 +19,12 @@ from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.store import RunFolder, stored_files
-from openhcs_jupyter.engine.worker import STATUS, Status
+from openhcs_jupyter.engine.worker import STATUS_SIZE, Status
 
 _AT_HAND = 3
 """Units that a worker holds: one computed, one read ahead, and one on its way."""
 _TRIES = 2
+_LOOK_S = 0.1
 
 
 class LocalExecutor(Executor):
@@ -39,14 +41,13 @@ class _Worker:
     def __init__(self, program: bytes) -> None:
         ours, theirs = socket.socketpair()
         memory = os.memfd_create("openhcs-worker") if hasattr(os, "memfd_create") else _unnamed_file()
-        os.truncate(memory, STATUS.size)
+        os.truncate(memory, STATUS_SIZE)
         try:
             self.pid = fork_server().fork(theirs.fileno(), memory)
             self.status = Status(memory)
         finally:
             theirs.close()
             os.close(memory)
-        self.status.note(-1, -1, 0.0)
         self.connection = Connection(ours.detach())
         self.held: deque[Work] = deque()
         self.connection.send_bytes(program)
@@ -72,9 +73,12 @@ class _LocalSession(Session):
         self._timeout = unit_timeout_s
         self._tries: dict[int, int] = {}
         self._waiting: deque[Work] = deque()
-        self._early_deaths = 0
+        self._looked = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
         fork_server().load(program.modules)
-        self._workers = [_Worker(self._program) for _ in range(workers)]
+        for _ in range(workers):
+            self._start_worker()
 
     @property
     def room(self) -> int:
@@ -91,9 +95,8 @@ class _LocalSession(Session):
 
     def wait(self, timeout: float) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        by_connection = {worker.connection: worker for worker in self._workers}
-        for ready in wait(list(by_connection), timeout):
-            worker = by_connection[ready]  # type: ignore[index]  # wait gives back what it was given
+        for key, _ in self._selector.select(timeout):
+            worker: _Worker = key.data
             try:
                 while True:
                     outcome: Outcome = worker.connection.recv()
@@ -118,6 +121,12 @@ class _LocalSession(Session):
         for worker in self._workers:
             worker.dismiss()
         self._workers = []
+        self._selector.close()
+
+    def _start_worker(self) -> None:
+        worker = _Worker(self._program)
+        self._workers.append(worker)
+        self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 
     def _hand_out(self) -> None:
         """Give waiting units to the workers that hold the fewest."""
@@ -132,9 +141,10 @@ class _LocalSession(Session):
 
     def _overdue(self) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        if not self._timeout:
-            return outcomes
         now = time.monotonic()
+        if not self._timeout or now - self._looked < _LOOK_S:
+            return outcomes
+        self._looked = now
         for worker in list(self._workers):
             unit, step, since = worker.status.read()
             if unit >= 0 and now - since > self._timeout:
@@ -145,6 +155,8 @@ class _LocalSession(Session):
     def _replace(self, worker: _Worker, stopped: Failure | None = None) -> list[Outcome]:
         """Put a new worker in the place of one that died, and see what became of the units that it held."""
         unit, step, _ = worker.status.read()
+        self._selector.unregister(worker.connection)
+        self._workers.remove(worker)
         how = worker.end()
         outcomes: list[Outcome] = []
         again: list[Work] = []
@@ -168,7 +180,7 @@ class _LocalSession(Session):
             else:
                 outcomes.append(Outcome(unit=number, failure=failure))
         self._waiting.extendleft(reversed(again))
-        self._workers[self._workers.index(worker)] = _Worker(self._program)
+        self._start_worker()
         return outcomes
 
 

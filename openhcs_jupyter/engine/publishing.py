@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
-from openhcs_jupyter.engine.results import read_tables
 from openhcs_jupyter.engine.store import RunFolder
+from openhcs_jupyter.engine.tables import read_tables
 from openhcs_jupyter.model import RunRecord
 from openhcs_jupyter.repository import Repository
 

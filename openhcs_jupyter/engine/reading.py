@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -14,9 +14,13 @@ import numpy as np
 from openhcs_jupyter.compiler.plan import PlannedInput, TakenChannel
 from openhcs_jupyter.engine.images import Pixels, Stack
 from openhcs_jupyter.engine.program import Parent, Program, Source, Work
-from openhcs_jupyter.engine.store import read_array, read_table
+from openhcs_jupyter.engine.store import read_array
+from openhcs_jupyter.engine.tables import read_tables
 from openhcs_jupyter.model import Layout
 from openhcs_jupyter.repository import PixelSource, Repository
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PAGE = 4096
 
@@ -129,13 +133,10 @@ class UnitInputs:
                 return array[t if t is not None and t < len(array) else 0]
         return None
 
-    def table(self, entry: PlannedInput) -> Any:
+    def table(self, entry: PlannedInput) -> pd.DataFrame:
         """Read a table that earlier units made, joined in plate order."""
-        import pandas as pd
-
         paths = [self._units / p.key / f"{entry.kind}.{entry.name}.arrow" for p in self._parents_of(entry.step)]
-        frames = [read_table(path) for path in paths if path.exists()]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return read_tables(paths)
 
     def states(self, step: int) -> list[Any]:
         """Read the states that a reducer left in the unit's parents, in plate order."""

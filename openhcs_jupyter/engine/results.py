@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from openhcs_jupyter.engine.images import Pixels
-from openhcs_jupyter.engine.store import read_array, read_table
+from openhcs_jupyter.engine.store import read_array
 from openhcs_jupyter.model import ResultSpec
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def read_pixels(place: Path, spec: ResultSpec, field: int | None) -> Pixels | None:
@@ -48,18 +45,6 @@ def read_pixels(place: Path, spec: ResultSpec, field: int | None) -> Pixels | No
         part: Pixels = parts[0][:, None]
         return part
     return _joined(parts)
-
-
-def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read tables and join them in the order given."""
-    import pandas as pd
-
-    frames = [read_table(path) for path in paths if path.exists()]
-    filled = [frame for frame in frames if len(frame)]
-    if not filled:
-        return frames[0] if frames else pd.DataFrame()
-    joined: pd.DataFrame = pd.concat(filled, ignore_index=True)
-    return joined
 
 
 def _has(place: Path, name: str) -> bool:

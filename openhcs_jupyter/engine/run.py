@@ -15,8 +15,9 @@ from openhcs_jupyter.compiler.problems import known
 from openhcs_jupyter.engine.conductor import Conductor
 from openhcs_jupyter.engine.images import Pixels
 from openhcs_jupyter.engine.journal import JournalReader
-from openhcs_jupyter.engine.results import read_pixels, read_tables
+from openhcs_jupyter.engine.results import read_pixels
 from openhcs_jupyter.engine.store import RunFolder
+from openhcs_jupyter.engine.tables import read_tables
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import (
     AnyEvent,
@@ -131,6 +132,9 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended, up to `timeout` seconds; tells whether it has."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
         end = None if timeout is None else time.monotonic() + timeout
         while self.status == "running":
             left = _TICK_S if end is None else min(_TICK_S, end - time.monotonic())
@@ -138,8 +142,6 @@ class Run:
                 return False
             with self._news:
                 self._news.wait(left)
-        if self._thread is not None:
-            self._thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return True
 
     def cancel(self) -> None:

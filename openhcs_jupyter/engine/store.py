@@ -210,16 +210,11 @@ def write_array(arrays: Sequence[Any]) -> Writer:
     return write
 
 
-def write_table(table: Any) -> Writer:
-    """Return a writer of a pandas ``DataFrame`` as an Arrow file."""
-    import pyarrow as pa
+def write_bytes(data: Any) -> Writer:
+    """Return a writer of bytes, or of whatever lends its memory as bytes."""
 
     def write(file: BinaryIO) -> None:
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, arrow.schema) as writer:
-            writer.write_table(arrow)
-        write_all(file, memoryview(sink.getvalue()))
+        write_all(file, memoryview(data))
 
     return write
 
@@ -236,14 +231,6 @@ def read_array(path: Path) -> Any:
     import numpy as np
 
     return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def read_table(path: Path) -> Any:
-    """Read an Arrow file as a pandas ``DataFrame``."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all().to_pandas()
 
 
 def stored_files(place: Path) -> tuple[StoredFile, ...]:

@@ -51,10 +51,12 @@ class Status:
         _COUNT.pack_into(self._memory, 0, self._count)
 
     def read(self) -> tuple[int, int, float]:
-        """Return unit, step and since when; of a worker that died while it wrote, that it did nothing."""
+        """Return unit, step and since when; -1 where it does nothing, or died while it noted what."""
         for _ in range(_LOOKS):
             before = _COUNT.unpack_from(self._memory, 0)[0]
             unit, step, since = _NOTE.unpack_from(self._memory, _COUNT.size)
+            if before == 0:
+                break  # nothing was noted yet
             if before % 2 == 0 and before == _COUNT.unpack_from(self._memory, 0)[0]:
                 return unit, step, since
         return -1, -1, 0.0

@@ -1,0 +1,106 @@
+"""Tables of units: Arrow between functions and files, pandas where a function or a user takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from openhcs_jupyter.compiler.plan import PlannedStep
+from openhcs_jupyter.engine.calls import StepError
+from openhcs_jupyter.engine.store import Writer, write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ArrowTable: TypeAlias = Any
+"""A ``pyarrow.Table``, which is not typed."""
+
+
+def checked_table(step: PlannedStep, name: str, value: Any) -> ArrowTable:
+    """Check what a function returned for a table.
+
+    Parameters
+    ----------
+    step
+        The step that makes it.
+    name
+        The output's name.
+    value
+        A ``DataFrame``, whose named index levels become columns; or a mapping of names to columns, or to single values.
+
+    Raises
+    ------
+    StepError
+        If it is neither, or its columns do not make a table.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        if isinstance(value, pd.DataFrame):
+            if any(level is not None for level in value.index.names):
+                value = value.reset_index()
+            return pa.table(
+                [_column(column) for _, column in value.items()], names=[str(label) for label in value.columns]
+            )
+        if isinstance(value, Mapping):
+            single = all(np.ndim(column) == 0 for column in value.values())
+            columns = [[column] if single else column for column in value.values()]
+            return pa.table([_column(column) for column in columns], names=[str(label) for label in value])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
+        raise StepError(step.index, f"table {name!r} cannot be made of its columns: {error}") from None
+    raise StepError(step.index, f"table {name!r} is {type(value).__name__}, not a DataFrame or a dict of columns")
+
+
+def placed(table: ArrowTable, place: Mapping[str, str | int]) -> ArrowTable:
+    """Put the columns that tell a place first: the table's own where it has them, else of one value."""
+    import pyarrow as pa
+
+    own = dict(zip(table.column_names, table.columns, strict=True))
+    first = {name: own.pop(name) if name in own else pa.repeat(value, table.num_rows) for name, value in place.items()}
+    return pa.table(list((first | own).values()), names=list(first | own))
+
+
+def joined(tables: Sequence[ArrowTable]) -> ArrowTable:
+    """Join tables below each other; columns of one name take the type that holds the values of all."""
+    import pyarrow as pa
+
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+
+
+def write_table(table: ArrowTable) -> Writer:
+    """Return a writer of an Arrow file."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return write_bytes(sink.getvalue())
+
+
+def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read tables and join them in the order given; files that are not there are passed over."""
+    import pandas as pd
+    import pyarrow as pa
+
+    tables = []
+    for path in paths:
+        if path.exists():
+            with pa.memory_map(str(path)) as source:
+                tables.append(pa.ipc.open_file(source).read_all())
+    if not tables:
+        return pd.DataFrame()
+    frame: pd.DataFrame = joined(tables).to_pandas()
+    return frame
+
+
+def _column(values: Any) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    if isinstance(values, pd.Series) and isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
+        values = values.to_numpy()
+    return pa.array(values, from_pandas=isinstance(values, pd.Series))
