@@ -86,16 +86,23 @@ def hold_to_usual(
     beyond = {layout: _beyond(layout, by_index, chosen.size_t, names) for layout in layouts}
     whole: list[Place] = []
     faults: dict[str, list[str]] = {}
+    not_taken: dict[LeftOut, list[str]] = {}
     for place in chosen.fields:
         layout = place[2].layout
         lack = lacking[layout]
         if lack is None:
             whole.append(place)
-            left_out += [LeftOut(what=f"{_name(place)}, {what}", why=why) for what, why in beyond[layout]]
+            for spare in beyond[layout]:
+                not_taken.setdefault(spare, []).append(_name(place))
         elif selection.skip_missing:
             left_out.append(LeftOut(what=_name(place), why=lack))
         else:
             faults.setdefault(lack, []).append(_name(place))
+    for spare, places in not_taken.items():
+        if len(places) == len(whole):
+            left_out.append(spare)
+        else:
+            left_out += [LeftOut(what=f"{place}, {spare.what}", why=spare.why) for place in places]
     for lack, places in faults.items():
         problems.add(
             f"{_some(places)}: {lack}", "Leave such fields out with --skip-missing, or choose --wells or --fields."
@@ -250,24 +257,24 @@ def _lacks(layout: Layout, slices: Mapping[int, tuple[int, ...]], size_t: int, n
     return None
 
 
-def _beyond(
-    layout: Layout, slices: Mapping[int, tuple[int, ...]], size_t: int, names: Sequence[str]
-) -> list[tuple[str, str]]:
+def _beyond(layout: Layout, slices: Mapping[int, tuple[int, ...]], size_t: int, names: Sequence[str]) -> list[LeftOut]:
     """Say which planes of a field are not taken, and why."""
     found = []
     if layout.size_t > size_t:
-        found.append((f"time points from {size_t + 1}", f"most fields have {size_t} time points"))
+        found.append(LeftOut(what=f"time points from {size_t + 1}", why=f"most fields have {size_t} time points"))
     for c, wanted in slices.items():
-        steady = set(_slices(layout, c, size_t))
-        if spare := steady - set(wanted):
-            found.append((f"channel {names[c]} slices {_ranges(z + 1 for z in spare)}", "most fields do not have them"))
-        sometimes = [
-            z for z in range(layout.size_z) if z not in steady and any(layout.has(t, c, z) for t in range(size_t))
+        steady = _slices(layout, c, size_t)
+        spare = {
+            "most fields do not have them": set(steady) - set(wanted),
+            "they are not there at every time point": {
+                z for z in range(layout.size_z) if z not in steady and any(layout.has(t, c, z) for t in range(size_t))
+            },
+        }
+        found += [
+            LeftOut(what=f"channel {names[c]} slices {_ranges(z + 1 for z in some)}", why=why)
+            for why, some in spare.items()
+            if some
         ]
-        if sometimes:
-            found.append(
-                (f"channel {names[c]} slices {_ranges(z + 1 for z in sometimes)}", "not there at every time point")
-            )
     return found
 
 

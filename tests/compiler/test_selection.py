@@ -157,9 +157,9 @@ def test_planes_beyond_what_most_fields_have_are_not_taken_and_told() -> None:
 
 def test_slices_that_are_not_there_at_every_time_point_are_not_taken_and_told() -> None:
     sometimes = [(t, 1, z) for t in (1, 2) for z in (1, 2)]
-    plan = plan_of(ALL, make_plate(("A01",), 1, t=3, missing=sometimes))
+    plan = plan_of(ALL, make_plate(t=3, missing=sometimes))
     assert {c.channel.name: c.slices for c in plan.channels} == {"DAPI": (0, 1, 2), "GFP": (0,)}
-    assert told(plan) == ["A01 field 1, channel GFP slices 2, 3: not there at every time point"]
+    assert told(plan) == ["channel GFP slices 2, 3: they are not there at every time point"]
 
 
 def test_a_channel_that_few_fields_have_is_left_out_unless_it_is_named() -> None:
