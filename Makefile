@@ -17,6 +17,7 @@ help: ## Say what there is
 $(VENV)/pyvenv.cfg:
 	@for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "Making $(VENV) with $$("$$python" -c 'import platform, sys; print(sys.executable, platform.python_version())') ..."; \
 	        if "$$python" -m venv $(VENV); then exit 0; fi; \
 	        rm -rf $(VENV); \
 	        echo "$$python cannot make a virtual environment. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; \
