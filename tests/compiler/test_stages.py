@@ -24,6 +24,7 @@ from tests.compiler.plates import make_plate, plan_of
 
 NUCLEI = Step(segment, channel="DAPI", outputs=Labels("nuclei"))
 COUNTED = Step(count, channel="DAPI", inputs={"labels": "nuclei"}, outputs=Table("counts"))
+COUNTED_ALONE = Step(count, channel="DAPI", outputs=Table("counts"))
 MEAN = Step(MeanImage, channel="DAPI", outputs=ImageOutput("mean"))
 CORRECT = Step(correct, channel="DAPI", inputs={"mean": "mean"})
 
@@ -91,6 +92,15 @@ def test_a_field_step_after_a_well_s_stays_with_the_well() -> None:
     use = Step(lambda stack, plate: stack, inputs={"plate": "plate"})
     plan = plan_of([*steps[:2], over(per_plate, "t", "plate"), use])
     assert shape(plan)[2] == ("compute", "well", (3,), 0)
+
+
+def test_tables_of_a_well_do_not_wait_for_its_images() -> None:
+    plan = plan_of([COUNTED_ALONE, Step(plain, stack="field"), over(per_well, "counts", "wells")])
+    assert shape(plan) == [
+        ("compute", "field", (0,), None),
+        ("compute", "well", (1,), None),
+        ("compute", "well", (2,), None),
+    ]
 
 
 def test_a_small_reducer_is_finished_at_once_and_later_steps_read_the_source_again() -> None:
@@ -168,6 +178,3 @@ def test_saving_follows_what_makes_images() -> None:
     plan = plan_of([Step(blur), Step(project, stack="field", save=True)], save=True)
     assert shape(plan)[-1] == ("save", "well", (1,), None)
     assert [stage.kind for stage in plan_of([COUNTED_ALONE], save=True).stages] == ["compute"]
-
-
-COUNTED_ALONE = Step(count, channel="DAPI", outputs=Table("counts"))
