@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
+from openhcs_jupyter.compiler.parameters import plain
 from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedOutput, PlannedStep
 from openhcs_jupyter.compiler.problems import Problems, known
 from openhcs_jupyter.compiler.selection import Chosen
@@ -19,10 +18,6 @@ from openhcs_jupyter.pipeline.chains import ALL, BoundCall, Chains, chains_of, s
 from openhcs_jupyter.pipeline.fingerprint import FingerprintError, fingerprint
 from openhcs_jupyter.pipeline.outputs import Output
 
-_LONG = 200
-"""Letters of a parameter's description."""
-_DEEP = 8
-"""Levels of a nested parameter that are said."""
 _COMPONENTS: tuple[Component, ...] = ("z", "channel", "field", "t")
 
 
@@ -430,7 +425,7 @@ class _Resolver:
             name=call.name,
             module=str(getattr(call.function, "__module__", "")),
             kind="reducer" if reducer else call.contract.kind,
-            params={name: _plain(value) for name, value in call.params.items()},
+            params={name: plain(value) for name, value in call.params.items()},
             fingerprint=identity,
             takes_context=not reducer and takes_context(call.function),
             takes=() if reducer else takes(call.function, tuple(self.step.inputs)),
@@ -496,24 +491,3 @@ def _depth(chain: Sequence[BoundCall]) -> Literal["same", "one", "any"]:
         elif call.contract.depth == "any" and depth != "one":
             depth = "any"
     return depth
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Say a parameter in JSON, or describe it."""
-    kind = type(value)
-    if value is None or kind is bool or (kind is int and abs(value) < 1 << 63):
-        return value
-    if kind is float and math.isfinite(value):
-        return value
-    if kind is str:
-        return value.encode(errors="backslashreplace").decode()
-    if kind in (list, tuple) and depth < _DEEP:
-        return [_plain(item, depth + 1) for item in value]
-    if kind is dict and depth < _DEEP:
-        return {_plain(str(key)): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return f"<array {value.shape} {value.dtype}>"
-    if isinstance(value, np.generic) and type(value.item()) in (bool, int, float, str):
-        return _plain(value.item())
-    said = _plain(repr(value))
-    return said if len(said) <= _LONG else f"<{kind.__name__}>"
