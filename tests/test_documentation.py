@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from openhcs_jupyter import functions
 from openhcs_jupyter.compiler import compile as compile_pipeline
-from openhcs_jupyter.magics.job import standard_names
+from openhcs_jupyter.config import Settings
+from openhcs_jupyter.magics.line import line_parser, sub_parsers
+from openhcs_jupyter.magics.names import standard_names
+from openhcs_jupyter.magics.options import cell_parser, option_strings
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.topology import discover
@@ -65,3 +69,16 @@ def test_the_pipelines_on_a_page_fit_a_plate_of_two_channels(name: str, plate: P
             compile_pipeline(Pipeline(names["pipeline_steps"]), plate, discover())
             pipelines += 1
     assert pipelines
+
+
+def test_every_option_sub_command_and_setting_has_its_line() -> None:
+    page = (_CHECKOUT / "docs" / "magics.md").read_text()
+    wanted = [f"`{option}" for option in option_strings(cell_parser())]
+    wanted += [f"%openhcs {name}" for name in sub_parsers(line_parser())]
+    wanted += [f"| `{name}` |" for name in Settings.__struct_fields__]
+    assert [text for text in wanted if text not in page] == []
+
+
+def test_every_standard_function_has_its_place_in_the_reference() -> None:
+    page = (_CHECKOUT / "docs" / "reference" / "functions.md").read_text()
+    assert [name for name in functions.__all__ if f"::: openhcs_jupyter.functions.{name}\n" not in page] == []
