@@ -114,6 +114,7 @@ class Conductor:
             message = f"{error.filename}: {error.strerror}"
             self.unwritten = RunFinished(time=time.time(), status="failed", message=message)
         finally:
+            self._repository.close()
             self._lock.close()
             self._notify()
 

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -76,20 +76,14 @@ class ForkServer:
         int
             The worker's process id.
         """
-        with self._lock:
-            control = self._ensure()
-            socket.send_fds(control, [_FORK + _ANSWER.pack(0)], [connection, status])
-            return self._answer(control)
+        return self._ask(lambda control: socket.send_fds(control, [_FORK + _ANSWER.pack(0)], [connection, status]))
 
     def load(self, modules: Sequence[str]) -> None:
         """Import modules once, before workers are forked that need them."""
         if not modules:
             return
         names = ",".join(modules).encode()
-        with self._lock:
-            control = self._ensure()
-            control.sendall(_IMPORT + _ANSWER.pack(len(names)) + names)
-            self._answer(control)
+        self._ask(lambda control: control.sendall(_IMPORT + _ANSWER.pack(len(names)) + names))
 
     def reap(self, pid: int) -> int:
         """End a worker, if it has not ended, and return how: an exit status, or the signal's number, negative."""
@@ -113,6 +107,19 @@ class ForkServer:
         """End the process and all its workers."""
         with self._lock:
             self._stop()
+
+    def _ask(self, send: Callable[[socket.socket], object]) -> int:
+        """Send a message and return its answer; if the process has just been killed, ask another one."""
+        with self._lock:
+            try:
+                control = self._ensure()
+                send(control)
+                return self._answer(control)
+            except OSError:
+                self._stop()
+                control = self._ensure()
+                send(control)
+                return self._answer(control)
 
     def _ensure(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:

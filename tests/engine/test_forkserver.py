@@ -1,0 +1,136 @@
+"""The process that forks workers: it and its workers end with the process that started it, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openhcs_jupyter import Step
+from openhcs_jupyter.engine import fork_server
+from tests.engine.bench import Bench, descendants, ended, lines, lives, until
+
+ROOT = Path(__file__).parents[2]
+HANGING = """
+import sys
+from pathlib import Path
+from openhcs_jupyter import Step
+from openhcs_jupyter.compiler import compile
+from openhcs_jupyter.engine import run
+from openhcs_jupyter.pipeline import Pipeline
+from openhcs_jupyter.repository import connect
+from openhcs_jupyter.topology import discover
+from tests.engine.functions import note
+
+def hangs(stack, log, pid):
+    import os, signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(Path(log), str(os.getpid()))
+    while True:
+        pass
+
+repository = connect(sys.argv[1])
+step = Step(hangs, {"log": sys.argv[2], "pid": 0}, channel="DAPI")
+run(compile(Pipeline([step]), repository.plate(1), discover(), workers=2)).wait()
+"""
+IDLE = """
+from openhcs_jupyter.engine import fork_server
+fork_server().start()
+print(fork_server()._process.pid, flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def hanging(bench: Bench) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Return a process that conducts a run whose workers hang, and the processes below it."""
+    log = bench.folder / "pids"
+    command = [sys.executable, "-c", HANGING, bench.repository.uri, str(log)]
+    with subprocess.Popen(command, cwd=ROOT) as conductor:
+        try:
+            until(lambda: len(lines(log)) == 2, "two workers to hang")
+            below = descendants(conductor.pid)
+            assert {int(pid) for pid in lines(log)} < set(below)
+            yield conductor, below
+        finally:
+            conductor.kill()
+            for pid in [int(pid) for pid in lines(log)]:
+                if not ended([pid])():
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+def test_workers_end_with_their_conductor(hanging: tuple[subprocess.Popen[bytes], list[int]], how: str) -> None:
+    conductor, below = hanging
+    conductor.send_signal(signal.Signals[how])
+    conductor.wait(10)
+    until(ended(below), "the workers to end", 10)
+
+
+@pytest.mark.parametrize("way", ["SIGKILL", "end of its input"])
+def test_an_idle_server_ends_with_its_parent(way: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        server = int(parent.stdout.readline())
+        if way == "SIGKILL":
+            parent.kill()
+        else:
+            parent.stdin.close()
+        parent.wait(20)
+    until(ended([server]), "the server to end", 20)
+
+
+def test_a_run_after_the_server_was_killed(bench: Bench) -> None:
+    bench.done(Step(lambda stack: stack + 1, name="first"))
+    server = fork_server()._process
+    assert server is not None
+    server.kill()
+    until(ended([server.pid]), "the server to end")
+    started = bench.done(Step(lambda stack: stack + 2, name="second", channel="DAPI"))
+    np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 2)
+
+
+def test_a_server_that_was_stopped_starts_again(bench: Bench) -> None:
+    fork_server().stop()
+    started = bench.done(Step(lambda stack: stack + 3, name="third", channel="DAPI"))
+    np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 3)
+
+
+def test_no_worker_is_left_after_a_run(bench: Bench) -> None:
+    bench.done(Step(lambda stack: stack + 4, name="fourth"))
+    server = fork_server()._process
+    assert server is not None
+    until(lambda: not any(map(lives, descendants(server.pid))), "the workers to end")
+
+
+def test_no_file_stays_open_after_runs(bench: Bench) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    for number in range(2):
+        bench.done(Step(lambda stack, number=number: stack + number, name="warm"))
+    before = opened()
+    for number in range(5):
+        bench.done(Step(lambda stack, number=number: stack - number, name="more"))
+    assert opened() <= before + 1
+
+
+def test_a_forked_child_has_a_server_of_its_own(bench: Bench) -> None:
+    fork_server().start()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b"none" if fork_server()._process is None else b"some")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reader, 4) == b"none"
+    os.close(reader)
+    os.close(writer)
+    assert bench.done(Step(lambda stack: stack + 5, name="fifth")).status == "done"
