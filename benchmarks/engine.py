@@ -70,15 +70,15 @@ def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
             wait_until_quiet(longest_s=wait_s)
             answers[name] = call(module, *arguments, python=python)
         rounds.append(answers)
-        times = {name: one.get("total_s", one.get("pool_s")) for name, one in answers.items()}
-        print(f"  round {repeat + 1}: " + ", ".join(f"{name} {time:.2f} s" for name, time in times.items()), flush=True)
+        times = (f"{name} {one['total_s']:.2f} s ({one['cpu_s']:.1f} of CPU)" for name, one in answers.items())
+        print(f"  round {repeat + 1}: {', '.join(times)}", flush=True)
 
     def seconds(name: str, key: str = "total_s") -> list[float]:
         return [one[name][key] for one in rounds]
 
     best = [min(pair) for pair in zip(seconds("OpenHCS fork"), seconds("OpenHCS spawn"), strict=True)]
     return {
-        "vs_plain_pool": median_ratio(seconds("ours", "run_s"), seconds("plain pool", "pool_s")),
+        "vs_plain_pool": median_ratio(seconds("ours", "run_s"), seconds("plain pool")),
         "vs_openhcs_best": median_ratio(best, seconds("ours")),
         "vs_openhcs_default": median_ratio(seconds("OpenHCS spawn"), seconds("ours")),
         "vs_openhcs_standard": median_ratio(best, seconds("ours standard")),

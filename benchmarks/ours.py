@@ -73,6 +73,7 @@ def _measure(options: argparse.Namespace, place: Path) -> None:
     names = ("register", "compile", "run")
     answer(
         total_s=clock[-1] - clock[0],
+        cpu_s=used[-1] - used[0],
         units=len(plan.units),
         **{f"{name}_s": value for name, value in zip(names, seconds, strict=False)},
         **{f"{name}_cpu_s": value for name, value in zip(names, cpu, strict=False)},

@@ -198,10 +198,10 @@ def _plain(folder: Path) -> None:
     _PLAIN.append(plain)
     # One well beforehand, so that no worker pays for the first call of a library.
     plain.well(plain.wells[0])
-    start = time.perf_counter()
+    before, start = cpu_seconds(), time.perf_counter()
     with multiprocessing.get_context("fork").Pool(2) as pool:
         pool.map(_plain_well, plain.wells, chunksize=1)
-    answer(pool_s=time.perf_counter() - start)
+        answer(total_s=time.perf_counter() - start, cpu_s=cpu_seconds() - before)
 
 
 def _functions_cpu(folder: Path) -> None:
