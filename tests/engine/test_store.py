@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -144,6 +147,21 @@ class TestLock:
         lock.close()
         assert not folder.is_conducted()
         Lock(folder.path).close()
+
+    def test_those_who_look_do_not_hinder_who_resumes(self, folder: RunFolder) -> None:
+        folder.lock().close()
+        (lock,) = (path for path in folder.path.iterdir() if path.is_file())
+        with lock.open() as looker:
+            fcntl.flock(looker, fcntl.LOCK_SH)
+            timer = threading.Timer(0.02, lambda: fcntl.flock(looker, fcntl.LOCK_UN))
+            timer.start()
+            folder.lock().close()
+            timer.join()
+
+    def test_those_who_look_do_not_see_each_other(self, folder: RunFolder) -> None:
+        folder.lock().close()
+        with ThreadPoolExecutor(4) as pool:
+            assert not any(pool.map(lambda _: folder.is_conducted(), range(400)))
 
     def test_a_dead_process_holds_nothing(self, folder: RunFolder) -> None:
         script = f"""
