@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, Stage, TakenChannel
+from openhcs_jupyter.compiler.plan import ExecutionPlan, LeftOut, Memory, Stage, TakenChannel
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
@@ -95,10 +95,20 @@ def compile(
         results=tuple(results),
         memory=memory,
         devices=("cpu",),
-        left_out=chosen.left_out,
+        left_out=(*chosen.left_out, *(_unsaved(results) if save else ())),
         save=save,
     )
     return plan.bind(pipeline, plate)
+
+
+def _unsaved(results: Sequence[ResultSpec]) -> Iterator[LeftOut]:
+    """Tell which images the repository does not take: a plate of images has no place for one of the whole plate."""
+    for result in results:
+        if result.scope == "plate" and result.kind in ("image", "labels"):
+            yield LeftOut(
+                what=f"saving {result.kind} {result.name!r}",
+                why=f'it is one for the whole plate; it stays in the run\'s folder: run.{result.kind}("{result.name}")',
+            )
 
 
 def _check_saving(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Problems) -> None:

@@ -67,8 +67,8 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """Channels of the image after the step, of those that some step takes."""
     inputs: tuple[PlannedInput, ...]
     outputs: tuple[PlannedOutput, ...]
-    keep: bool
-    """Its images are results."""
+    keep_as: str | None
+    """The name of its images among the results; None where they are not kept."""
     scope: Scope
     """The finest unit that can do it."""
 

@@ -187,7 +187,7 @@ class _Resolver:
             channels_after=self.after.channels,
             inputs=inputs,
             outputs=outputs,
-            keep=self.step.save,
+            keep_as=self.step.name if self.step.save else None,
             scope=scope,
         )
         made_scope: Scope = "plate" if kind == "reducer" else scope
@@ -307,11 +307,12 @@ class _Resolver:
         if signature is None:
             return
         parameters = signature.parameters
+        subject = "" if call.name == self.step.name else f"{call.name} "
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             own = [name for name in list(parameters)[len(positional) :] if name not in extra]
             unknown = [name for name in call.params if name not in parameters]
             for name in unknown:
-                self.fault(f"{call.name} has no parameter {name!r}", known(name, own))
+                self.fault(f"{subject}has no parameter {name!r}", known(name, own))
             if unknown:
                 return
         try:

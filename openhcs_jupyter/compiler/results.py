@@ -22,19 +22,28 @@ def decide_results(
     kept image shows their channel as it was when they were made, the image of their own step is kept, too.
     """
     steps = list(resolved.steps)
-    if not any(step.keep or step.outputs for step in steps):
+    if not any(step.keep_as or step.outputs for step in steps):
         last = max((i for i, step in enumerate(steps) if step.kind == "pixels"), default=None)
         if last is not None:
-            steps[last] = msgspec.structs.replace(steps[last], keep=True)
+            steps[last] = msgspec.structs.replace(steps[last], keep_as=steps[last].name)
     results: list[ResultSpec] = []
     for position, step in enumerate(steps):
         if step.kind == "pixels" and any(output.kind in ("labels", "points") for output in step.outputs):
-            kept = msgspec.structs.replace(step, keep=True)
+            kept = msgspec.structs.replace(step, keep_as=step.keep_as or _free_name(step.name, pipeline))
             if _over(steps[:position], step, resolved.after) is None and _lies_over(kept, step, resolved.after):
                 steps[position] = kept
         results += _results(steps[: position + 1], resolved.after)
     _check_names(pipeline, results, problems)
     return steps, results
+
+
+def _free_name(name: str, pipeline: Pipeline) -> str:
+    """Name the images that are kept unasked, so that they take no name that the user gave."""
+    given = {output.name for step in pipeline.steps for output in step.outputs}
+    given |= {step.name for step in pipeline.steps if step.save}
+    while name in given:
+        name += "_image"
+    return name
 
 
 def made_channels(step: PlannedStep) -> tuple[str, ...]:
@@ -46,9 +55,9 @@ def made_channels(step: PlannedStep) -> tuple[str, ...]:
 def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> Iterator[ResultSpec]:
     """Iterate over the results of the last of these steps."""
     step = steps[-1]
-    if step.keep:
+    if step.keep_as is not None:
         scope = after[step.index].scope
-        yield ResultSpec(name=step.name, kind="image", step=step.index, scope=scope, channels=made_channels(step))
+        yield ResultSpec(name=step.keep_as, kind="image", step=step.index, scope=scope, channels=made_channels(step))
     for output in step.outputs:
         channels = step.channels
         if output.kind == "table" and not output.by_channel:
@@ -62,7 +71,7 @@ def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> I
             step=step.index,
             scope="plate" if step.kind == "reducer" else step.scope,
             channels=channels,
-            over=over.name if over else None,
+            over=over.keep_as if over else None,
         )
 
 
@@ -75,7 +84,7 @@ def _lies_over(image: PlannedStep, step: PlannedStep, after: Mapping[int, ImageS
     """Tell whether a kept image shows what a step's labels were made from: the same planes of all its channels."""
     scope: Scope = "plate" if step.kind == "reducer" else step.scope
     shown, made_from = after[image.index], after[step.index]
-    if not image.keep or shown.scope != scope or shown.by_time != made_from.by_time:
+    if image.keep_as is None or shown.scope != scope or shown.by_time != made_from.by_time:
         return False
     if image.index == step.index:
         return True

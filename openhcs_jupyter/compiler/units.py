@@ -200,7 +200,7 @@ class UnitMaker:
             inputs = [(i.keyword, i.kind, i.name, i.by_channel) for i in step.inputs]
             outputs = [(o.kind, o.name, o.by_channel) for o in step.outputs]
             # The names under which a unit's files hold what the step leaves.
-            kept = step.name if step.keep else None
+            kept = step.keep_as
             state = step.index if step.kind == "reducer" else None
             made = made_channels(step) if step.kind == "pixels" else ()
             parts.append(repr((step.kind, step.stack, chains, step.channels, made, inputs, outputs, kept, state)))

@@ -96,14 +96,12 @@ def _checked_image(step: PlannedStep, call: BoundCall, stack: Pixels, result: An
         raise StepError(step.index, f"{call.name} returned {len(image)} planes for {len(stack)}")
     if depth == "one" and len(image) != 1:
         raise StepError(step.index, f"{call.name} returned {len(image)} planes, and declares one")
-    if step.stack == "channel" and len(image) != len(stack) and depth != "one":
+    if step.stack != "z" and len(image) != len(stack) and depth != "one":
         raise StepError(
             step.index,
-            f"{call.name} returned {len(image)} planes for {len(stack)} channels; "
-            'a function that joins channels says so: @image(stack="channel", depth="one")',
+            f"{call.name} returned {len(image)} planes for {len(stack)} along {step.stack}; "
+            f'a function that joins them says so: @image(stack="{step.stack}", depth="one")',
         )
-    if step.stack in ("field", "t") and len(image) not in (1, len(stack)):
-        raise StepError(step.index, f"{call.name} returned {len(image)} planes for {len(stack)} along {step.stack}")
     if not image.dtype.isnative:
         image = image.astype(image.dtype.newbyteorder("="))
     return image

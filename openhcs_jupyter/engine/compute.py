@@ -74,7 +74,7 @@ class _Unit:
         self.tables: dict[tuple[str, str], list[ArrowTable]] = {}
         self.states: dict[int, States] = {}
         self.kept: dict[str, dict[Key, Pixels]] = {}
-        """By name of a kept step: its stacks along z."""
+        """By the name under which a step's images are kept: its stacks along z."""
 
     def run(self) -> dict[str, Writer]:
         if any(step.kind != "table" for step in self.steps):
@@ -106,8 +106,8 @@ class _Unit:
                 image, outputs = self._call(step, site, stack.array)
                 images.put(field, t, channel, image)
                 self._take(step, site, outputs)
-                if step.keep:
-                    self.kept.setdefault(step.name, {})[key] = image
+                if step.keep_as is not None:
+                    self.kept.setdefault(step.keep_as, {})[key] = image
             if self.steps[-1] is group[-1] and not self.stage.carries:
                 images.drop(field, t, channel)
 
@@ -129,9 +129,9 @@ class _Unit:
                 images.replace(step.stack, step.channels, step.channels_after, results)
         except ValueError as error:
             raise StepError(step.index, str(error)) from None
-        if step.keep:
+        if step.keep_as is not None:
             names = tuple(n for n in step.channels_after if n in step.channels) or step.channels_after[-1:]
-            self.kept[step.name] = {key: images.get(*key).array for key in images.keys(names)}
+            self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(names)}
 
     def _call(self, step: PlannedStep, site: Site, stack: Pixels) -> tuple[Pixels, tuple[Any, ...]]:
         """Pass a stack through the chain of its channel."""
@@ -176,7 +176,8 @@ class _Unit:
             if output.kind in ("labels", "image"):
                 pixels = checked_labels(step, output.name, value, output.kind)
                 at = site if output.by_channel else site._replace(channel=None)
-                self.pixels.setdefault((output.kind, output.name), {})[at] = pixels
+                made = self.pixels.setdefault((output.kind, output.name), {})
+                made.update(self._spread(step, output.name, at, pixels))
                 continue
             where: dict[str, str | int] = {}
             if site.field:
@@ -188,6 +189,19 @@ class _Unit:
             if site.z is not None and self._depth(step, site) > 1:
                 where["z"] = site.z + 1
             self._keep_table(step, output, value, where)
+
+    def _spread(self, step: PlannedStep, name: str, site: Site, pixels: Pixels) -> dict[Site, Pixels]:
+        """Give the planes of an output back to the fields or time points of the stack that they were made from."""
+        assert self.images is not None
+        if step.stack == "z" or len(pixels) == 1:
+            return {site: pixels}
+        if step.stack == "field" and len(pixels) == len(self.images.fields):
+            return {site._replace(field=f): plane[None] for f, plane in zip(self.images.fields, pixels, strict=True)}
+        if step.stack == "t" and len(pixels) == len(self.images.times):
+            return {site._replace(t=t): plane[None] for t, plane in zip(self.images.times, pixels, strict=True)}
+        raise StepError(
+            step.index, f"{name!r} has {len(pixels)} planes; made along {step.stack}, it has one for each call"
+        )
 
     def _depth(self, step: PlannedStep, site: Site) -> int:
         assert self.images is not None
@@ -229,9 +243,10 @@ class _Unit:
 
     def _table_of(self, entry: PlannedInput) -> pd.DataFrame:
         made = self.tables.get((entry.kind, entry.name))
-        if made is None:
-            return self.inputs.table(entry)
-        frame: pd.DataFrame = joined(made).to_pandas()
+        frame: pd.DataFrame = self.inputs.table(entry) if made is None else joined(made).to_pandas()
+        field = self.inputs.work.unit.field
+        if field is not None and "field" in frame.columns:
+            return frame[frame["field"] == field].reset_index(drop=True)
         return frame
 
     def _context(self, step: PlannedStep, site: Site) -> Context:
@@ -263,7 +278,7 @@ class _Unit:
         wide = self.inputs.work.unit.field is None
         for name, stacks in self.kept.items():
             channels = tuple(dict.fromkeys(key[2] for key in stacks))
-            made_by = next(step.index for step in self.steps if step.name == name)
+            made_by = next(step.index for step in self.steps if step.keep_as == name)
             for index, channel in enumerate(channels):
                 for field in dict.fromkeys(key[0] for key in stacks):
                     arrays = [a for (f, _, c), a in stacks.items() if f == field and c == channel]

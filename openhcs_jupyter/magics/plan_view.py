@@ -41,7 +41,11 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
                 step.name,
                 step.stack if step.kind == "pixels" else step.kind,
                 some(step.channels, 4),
-                some([f"{output.name} ({output.kind})" for output in step.outputs] + ["its images"] * step.keep, 4),
+                some(
+                    [f"{output.name} ({output.kind})" for output in step.outputs]
+                    + ["its images"] * (step.keep_as is not None),
+                    4,
+                ),
             )
             for step in plan.steps
         ],

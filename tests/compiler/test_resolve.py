@@ -160,7 +160,7 @@ def test_what_a_step_cannot_take(step: Step, message: str) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (Step(blur, {"sigma": 1, "radius": 2}), "blur has no parameter 'radius' | There are: sigma."),
+        (Step(blur, {"sigma": 1, "radius": 2}), "blur: has no parameter 'radius' | There are: sigma."),
         (Step(blur, {"stack": 1}), "multiple values for argument 'stack'"),
         (Step(correct, outputs=()), "missing a required argument: 'mean'"),
         (Step(lambda: None), "too many positional arguments"),
@@ -415,7 +415,7 @@ def test_a_reducer_is_given_as_a_class_with_parameters_or_made() -> None:
         (Step({"DAPI": MeanImage}, outputs=ImageOutput("mean")), "a reducer stands alone in its step"),
         (Step(MeanImage, save=True, outputs=ImageOutput("mean")), "save=True keeps images, and a reducer makes none"),
         (Step(MeanImage), "it names no output"),
-        (Step(MeanImage, {"pover": 2}, outputs=ImageOutput("mean")), "MeanImage has no parameter 'pover'"),
+        (Step(MeanImage, {"pover": 2}, outputs=ImageOutput("mean")), "MeanImage: has no parameter 'pover'"),
         (Step(MeanImage(), {"power": 2}, outputs=ImageOutput("mean")), "it is made already"),
         (Step(MeanImage, inputs={"labels": "nuclei"}, outputs=ImageOutput("mean")), "a reducer takes no inputs"),
     ],

@@ -62,7 +62,7 @@ def test_labels_without_a_kept_image_keep_their_own() -> None:
     plan = plan_of([Step(blur), NUCLEI])
     assert kept(plan) == [("image", "segment", "field", ("DAPI",)), ("labels", "nuclei", "field", ("DAPI",))]
     assert plan.results[1].over == "segment"
-    assert plan.steps[1].keep
+    assert plan.steps[1].keep_as == plan.steps[1].name
     assert over(Step(segment, channel="DAPI", outputs=Points("spots"))) == "segment"
 
 
