@@ -20,7 +20,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
+
+from openhcs_jupyter.errors import RunError
 
 _PRELOAD = (
     "numpy",
@@ -117,16 +120,24 @@ class ForkServer:
                 return self._answer(control)
             except OSError:
                 self._stop()
+            try:
                 control = self._ensure()
                 send(control)
                 return self._answer(control)
+            except OSError as error:
+                raise RunError(
+                    "No worker can be started: the process that forks them ends at once.",
+                    f"What it says: {sys.executable} -c 'import openhcs_jupyter.engine.forkserver'",
+                ) from error
 
     def _ensure(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:
             self._stop()
         if self._control is None:
             ours, theirs = socket.socketpair()
-            environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
+            # It finds this package also where only the session's sys.path leads to it.
+            path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+            environment = os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": path}
             command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own code
                 command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True, stdin=subprocess.DEVNULL

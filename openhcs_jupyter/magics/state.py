@@ -65,8 +65,10 @@ class State:
         progress
             Called while the demo's plate is made.
         """
+        from openhcs_jupyter.engine import fork_server
         from openhcs_jupyter.repository import connect
 
+        fork_server().start()  # it imports while the user reads; the first cell finds it ready
         repository = connect(uri, progress=progress)
         if self._repository is not None:
             self._repository.close()
