@@ -79,7 +79,7 @@ class Bench(NamedTuple):
         """Run steps to their end, which must be good."""
         return self.run(*steps, **how).result()
 
-    def pixels(self, well: str, field: int, c: int) -> NDArray[np.generic]:
+    def pixels(self, well: str, field: int, c: int) -> NDArray[Any]:
         """Return what the plate's files hold of a field and channel, ``(Z, Y, X)``."""
         return np.stack([self.made.plane(well, field, c, z) for z in range(self.made.z)])
 

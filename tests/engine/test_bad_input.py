@@ -94,7 +94,7 @@ class TestFiles:
         file = bench.made.file("B02", 1, 0, 0)
         status = file.stat()
         with tifffile.TiffFile(file) as tiff:
-            offset, size = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]  # type: ignore[union-attr]
+            offset, size = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
         data = bytearray(file.read_bytes())
         data[offset : offset + size] = b"\xff" * size
         file.write_bytes(data)
