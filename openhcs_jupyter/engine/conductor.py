@@ -151,7 +151,9 @@ class Conductor:
             plate = self._plan.plate
             self._repository.writer(self._record).begin(self._plan.results, plate.channels, plate.rows, plate.columns)
         broken: Failure | None = None
-        if not self._graph.is_finished:
+        while not self._graph.is_finished and not self._cancelled.is_set() and not self._executor.prepare(_TICK_S):
+            pass
+        if not self._graph.is_finished and not self._cancelled.is_set():
             with self._executor.open(
                 self._program, workers=min(workers, self._graph.left), unit_timeout_s=self._unit_timeout_s
             ) as session:

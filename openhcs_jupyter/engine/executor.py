@@ -55,6 +55,13 @@ class Session(ABC):
 class Executor(ABC):
     """Opens sessions."""
 
+    def prepare(self, timeout: float) -> bool:  # noqa: ARG002 - for those that take time
+        """Get ready for a session and tell whether it is; waits up to `timeout` seconds.
+
+        A conductor calls it until it is ready, so that a run can be cancelled meanwhile.
+        """
+        return True
+
     @abstractmethod
     def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
         """Begin a session.

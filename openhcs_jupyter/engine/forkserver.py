@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -58,11 +59,18 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._greeted = False
 
     def start(self) -> None:
         """Start the process if it does not run; it imports in the background."""
         with self._lock:
             self._ensure()
+
+    def ready(self, timeout: float) -> bool:
+        """Start the process if it does not run, and tell whether it has imported; waits for it up to `timeout` s."""
+        with self._lock:
+            control = self._ensure()
+            return self._greeted or (bool(select.select([control], [], [], timeout)[0]) and self._greet(control))
 
     def fork(self, connection: int, status: int) -> int:
         """Fork a worker.
@@ -125,10 +133,7 @@ class ForkServer:
                 send(control)
                 return self._answer(control)
             except OSError as error:
-                raise RunError(
-                    "No worker can be started: the process that forks them ends at once.",
-                    f"What it says: {sys.executable} -c 'import openhcs_jupyter.engine.forkserver'",
-                ) from error
+                raise _ended() from error
 
     def _ensure(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:
@@ -146,7 +151,21 @@ class ForkServer:
             self._control = ours
         return self._control
 
+    def _greet(self, control: socket.socket) -> bool:
+        """Take the answer that the process gives unasked when it has imported."""
+        try:
+            self._read(control)
+        except OSError as error:
+            raise _ended() from error
+        self._greeted = True
+        return True
+
     def _answer(self, control: socket.socket) -> int:
+        if not self._greeted:
+            self._greet(control)
+        return self._read(control)
+
+    def _read(self, control: socket.socket) -> int:
         data = b""
         while len(data) < _ANSWER.size:
             part = control.recv(_ANSWER.size - len(data))
@@ -158,6 +177,9 @@ class ForkServer:
         return answer
 
     def _stop(self) -> None:
+        if self._process is not None and not self._greeted:
+            self._process.kill()  # it imports, has no workers, and would not listen
+        self._greeted = False
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -175,6 +197,13 @@ atexit.register(_server.stop)
 os.register_at_fork(after_in_child=lambda: _server.__init__())  # type: ignore[misc]  # a child has no server of its own
 
 
+def _ended() -> RunError:
+    return RunError(
+        "No worker can be started: the process that forks them ends at once.",
+        f"What it says: {sys.executable} -c 'import openhcs_jupyter.engine.forkserver'",
+    )
+
+
 def fork_server() -> ForkServer:
     """Return this process's fork server."""
     return _server
@@ -183,6 +212,7 @@ def fork_server() -> ForkServer:
 def serve(control: socket.socket) -> NoReturn:
     """Fork and reap workers until the other side closes `control`."""
     _import(_PRELOAD)
+    control.sendall(_ANSWER.pack(0))
     workers: set[int] = set()
     dismissed: set[int] = set()
     while True:

@@ -30,6 +30,10 @@ _LOOK_S = 0.1
 class LocalExecutor(Executor):
     """Worker processes on this machine, forked from one that has imported what units need."""
 
+    def prepare(self, timeout: float) -> bool:
+        """Have the libraries imported that workers share."""
+        return fork_server().ready(timeout)
+
     def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
         """Fork the workers."""
         return _LocalSession(program, workers, unit_timeout_s)

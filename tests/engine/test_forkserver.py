@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import pytest
 
 from openhcs_jupyter import Step
 from openhcs_jupyter.engine import fork_server
-from tests.engine.bench import Bench, descendants, ended, lines, lives, until
+from tests.engine import functions
+from tests.engine.bench import LONGEST_S, Bench, descendants, ended, lines, lives, until
 
 ROOT = Path(__file__).parents[2]
 HANGING = """
 import sys
+import time
 from pathlib import Path
 from openhcs_jupyter import Step
 from openhcs_jupyter.compiler import compile
@@ -134,3 +137,14 @@ def test_a_forked_child_has_a_server_of_its_own(bench: Bench) -> None:
     os.close(reader)
     os.close(writer)
     assert bench.done(Step(lambda stack: stack + 5, name="fifth")).status == "done"
+
+
+def test_a_run_is_cancelled_also_before_its_workers_are_ready(bench: Bench) -> None:
+    fork_server().stop()
+    started = bench.start(Step(functions.negative), run_options={"force": True})
+    begin = time.monotonic()
+    started.cancel()
+    assert started.wait(LONGEST_S)
+    # A cold start imports for more than a second; the promise is half a second, the rest is for a busy machine.
+    assert time.monotonic() - begin < 1.5
+    assert started.status == "cancelled"
