@@ -252,7 +252,10 @@ def serve(control: socket.socket) -> NoReturn:
 
 
 def _import(modules: Iterable[str]) -> None:
-    for module in modules:
+    new = [module for module in modules if module not in sys.modules]
+    if not new:
+        return
+    for module in new:
         with suppress(Exception):  # whoever needs it is told so where it does
             importlib.import_module(module)
     gc.collect()

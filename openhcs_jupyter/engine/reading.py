@@ -59,7 +59,6 @@ class UnitInputs:
         self._opened: dict[int, PixelSource] = {}
         self._ahead: dict[tuple[int, int, str], Stack] = {}
         self._carried: list[tuple[Path, CarriedImages]] | None = None
-        self._indices = {taken.channel.name: taken for taken in program.channels}
         self._sources = {source.field: source for source in work.sources}
 
     @property

@@ -82,6 +82,8 @@ def run(
     repository = connect(plan.repository)
     folder, known_files = _folder(plan, repository, resume)
     record = _record(plan, folder.run_id, options or {})
+    if resume is not None:
+        record = msgspec.structs.replace(record, started=folder.record().started)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = folder.lock()

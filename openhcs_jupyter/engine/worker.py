@@ -148,8 +148,6 @@ class _Worker:
                 done.files = compute(self._program, inputs, lambda step: self._status.note(unit.id, step, begin))
         except StepError as error:
             done.failure = Failure(message=error.message, step=error.step, traceback=error.trace)
-        except OSError as error:
-            done.failure = self._write_failure(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit and is reported
             cause = error.__cause__
             no_space = isinstance(cause, OSError) and cause.errno in _NO_SPACE and stage.kind == "save"

@@ -157,6 +157,13 @@ class TestResume:
         assert again.id == first.id
         assert not fresh(again)
 
+    def test_its_record_says_when_it_was_started_first(self, bench: Bench) -> None:
+        first = bench.done(Step(total, outputs=Table("totals")))
+        record = first.folder / "run.json"
+        record.write_text(record.read_text().replace(first.record.started, "2020-02-02T02:02:02+00:00"))
+        again = bench.done(Step(total, outputs=Table("totals")), run_options={"resume": first.id})
+        assert load_run(bench.repository, again.id).record.started == "2020-02-02T02:02:02+00:00"
+
     def test_changed_code_does_again_what_depends_on_it(self, bench: Bench) -> None:
         log = bench.folder / "witness.txt"
 
