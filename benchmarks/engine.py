@@ -58,6 +58,7 @@ def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     folder, python = plate_folder(shape), peer_python()
     works = {
         "ours": ("benchmarks.ours", "peer", folder),
+        "ours again": ("benchmarks.ours", "peer", folder, "--warm"),
         "plain pool": ("benchmarks.peer", "plain", folder),
         "OpenHCS fork": ("benchmarks.peer", "fork", folder),
         "ours standard": ("benchmarks.ours", "standard", folder),

@@ -120,7 +120,7 @@ class ResultCache:
         try:
             with closing(sqlite3.connect(path, timeout=30)) as index:
                 index.execute("pragma journal_mode = wal")
-                index.execute("pragma synchronous = normal")
+                index.execute("pragma synchronous = off")  # it can be made anew; a run should not wait for the disk
                 index.execute(_SCHEMA)
                 yield index
         except sqlite3.Error as error:

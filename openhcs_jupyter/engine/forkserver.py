@@ -36,7 +36,8 @@ _PRELOAD = (
     "tifffile",
     "imagecodecs",
     "openhcs_jupyter.functions._kernels",
-    "openhcs_jupyter.repository.embedded",
+    "openhcs_jupyter.repository.embedded.pixels",
+    "openhcs_jupyter.repository.embedded.results",
     "openhcs_jupyter.engine.worker",
 )
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
