@@ -29,8 +29,10 @@ def fields(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     rounds: list[dict[str, dict[str, Any]]] = []
     try:
         for repeat in range(repeats + 1):
-            wait_until_quiet(longest_s=wait_s)
-            answers = {name: arm.ask() for name, arm in arms.items()}
+            answers = {}
+            for name, arm in arms.items():
+                wait_until_quiet(longest_s=wait_s)
+                answers[name] = arm.ask()
             if answers["ours"]["objects"] != answers["distributed"]["objects"]:
                 raise RuntimeError(f"ours and distributed found different objects: {answers}")
             floor = answers["floor"]
@@ -56,7 +58,7 @@ def fields(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
 def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     """Compare with a plain pool and with OpenHCS on a plate of 16 wells, each in a fresh process."""
     folder, python = plate_folder(shape), peer_python()
-    works = {
+    works: dict[str, tuple[Any, ...]] = {
         "ours": ("benchmarks.ours", "peer", folder),
         "ours again": ("benchmarks.ours", "peer", folder, "--warm"),
         "plain pool": ("benchmarks.peer", "plain", folder),

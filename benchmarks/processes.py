@@ -156,9 +156,13 @@ class PeakMemory:
 
 
 def wait_until_quiet(load: float = 0.3, longest_s: float = 120.0) -> float:
-    """Wait until other processes leave the cores alone; returns how many cores are busy then."""
+    """Wait until other processes leave the cores alone; returns how many cores are busy then.
+
+    What an earlier arm wrote is brought to the disk first, so that no arm pays for another's.
+    """
     import psutil
 
+    os.sync()
     end = time.monotonic() + longest_s
     while True:
         busy = psutil.cpu_percent(1.0) / 100 * (psutil.cpu_count() or 1)

@@ -80,13 +80,12 @@ class _LocalSession(Session):
         self._looked = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
+        self._most = workers
         fork_server().load(program.modules)
-        for _ in range(workers):
-            self._start_worker()
 
     @property
     def room(self) -> int:
-        return sum(_AT_HAND - len(worker.held) for worker in self._workers) - len(self._waiting)
+        return self._most * _AT_HAND - sum(len(worker.held) for worker in self._workers) - len(self._waiting)
 
     @property
     def running(self) -> Sequence[int]:
@@ -102,15 +101,13 @@ class _LocalSession(Session):
         for key, _ in self._selector.select(timeout):
             worker: _Worker = key.data
             try:
-                while True:
-                    outcome: Outcome = worker.connection.recv()
-                    worker.held = deque(work for work in worker.held if work.unit.id != outcome.unit)
-                    self._tries.pop(outcome.unit, None)
-                    outcomes.append(outcome)
-                    if not worker.connection.poll():
-                        break
+                outcome: Outcome = worker.connection.recv()
             except (EOFError, OSError):
                 outcomes += self._replace(worker)
+                continue
+            worker.held = deque(work for work in worker.held if work.unit.id != outcome.unit)
+            self._tries.pop(outcome.unit, None)
+            outcomes.append(outcome)
         outcomes += self._overdue()
         self._hand_out()
         return outcomes
@@ -134,7 +131,10 @@ class _LocalSession(Session):
 
     def _hand_out(self) -> None:
         """Give waiting units to the workers that hold the fewest."""
-        while self._waiting and self._workers:
+        while self._waiting:
+            # The first worker computes while the second is forked.
+            if len(self._workers) < self._most and all(worker.held for worker in self._workers):
+                self._start_worker()
             worker = min(self._workers, key=lambda worker: len(worker.held))
             if len(worker.held) >= _AT_HAND:
                 return
@@ -184,7 +184,6 @@ class _LocalSession(Session):
             else:
                 outcomes.append(Outcome(unit=number, failure=failure))
         self._waiting.extendleft(reversed(again))
-        self._start_worker()
         return outcomes
 
 

@@ -37,6 +37,7 @@ def find_kept(
         In the plan's order.
     """
     made = {} if cache is None else cache.find(unit.fingerprint for unit in plan.units)
+    there = {path.name for path in folder.units.iterdir()}
     kept: Kept = []
     for unit in plan.units:
         # Of a unit whose parents are to be done, the address that it has if they are done well.
@@ -44,9 +45,9 @@ def find_kept(
         key = graph.key(unit) if ready else unit.key
         files = known.get(key)
         stored: tuple[StoredFile, ...] | None = None
-        if cache is None or not folder.holds(key, files):
+        if key in there and (cache is None or not folder.holds(key, files)):
             folder.remove(key)
-        else:
+        elif key in there:
             stored = stored_files(folder.units / key) if files is None else files
         if stored is None and cache is not None and plan.stages[unit.stage].kind != "save":
             found = made.get(graph.fingerprint(unit)) if ready else None
