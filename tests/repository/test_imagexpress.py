@@ -456,9 +456,10 @@ def test_a_plate_that_was_moved_says_where_it_was(
 # Choosing a reader
 
 
-def test_a_plate_of_another_microscope_is_refused(repository: EmbeddedRepository, real_plates: Path) -> None:
-    with pytest.raises(RepositoryError, match="is not a plate that can be read"):
-        repository.import_plate(real_plates / "cv8000")
+def test_a_folder_of_other_files_is_refused(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "p", "overview.tif")
+    with pytest.raises(RepositoryError, match=r"is not a plate that can be read: it has overview.tif"):
+        repository.import_plate(folder)
 
 
 def test_a_reader_of_another_package_wins_where_it_is_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

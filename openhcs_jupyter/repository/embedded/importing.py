@@ -33,6 +33,8 @@ def import_plate(
     *,
     name: str | None = None,
     progress: Progress | None = None,
+    reader: str | None = None,
+    pattern: str | None = None,
 ) -> PlateSummary:
     """Register the plate in `folder`; no pixel is copied.
 
@@ -48,17 +50,24 @@ def import_plate(
         Of the plate; its files or its folder name it otherwise.
     progress
         Called with how many files are read and how many there are.
+    reader
+        Name of the reader, such as ``ImageXpress``; the one that recognises the folder otherwise.
+    pattern
+        Of the images' names, such as ``{well}_s{field}_w{channel}_z{z}.tif``, where no reader knows them; see
+        `openhcs_jupyter.repository.embedded.formats.pattern.NamePattern`.
 
     Raises
     ------
     RepositoryError
         If there is no such folder, or nothing in it is recognised, or none of its images can be read.
+    UsageError
+        If there is no such format, or the pattern cannot be one.
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():
         raise RepositoryError(f"There is no folder {folder}.", "Name the folder that holds the plate's images.")
     try:
-        found = formats.choose(folder).read(folder, progress)
+        found = formats.choose(folder, name=reader, pattern=pattern).read(folder, progress)
     except OSError as error:
         raise RepositoryError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
     checked = _Checked(found)
@@ -79,6 +88,7 @@ class _Checked:
     """What a reader found, sorted into images, with everything amiss as lines for the user."""
 
     def __init__(self, found: FoundPlate) -> None:
+        _require_unique_names(found)
         self._found = found
         self._lines = list(found.problems)
         self.images: dict[FieldPlace, dict[ImageKind, _CheckedImage]] = defaultdict(dict)
@@ -206,6 +216,16 @@ def _grids(found: FoundPlate) -> dict[ImageKind, _Grid]:
         kind: _Grid(1 + max(t for t, _, _ in indices), 1 + max(z for _, _, z in indices), frozenset(indices))
         for kind, indices in expected.items()
     }
+
+
+def _require_unique_names(found: FoundPlate) -> None:
+    """Refuse channels of one name: a step could not say which it means."""
+    twice = [name for name, times in Counter(channel.name for channel in found.channels).items() if times > 1]
+    if twice:
+        raise RepositoryError(
+            f"The reader {found.format} names several channels of {found.root} {twice[0]!r}.",
+            "This is a fault of the reader: it must tell them apart.",
+        )
 
 
 def _at(t: int | None, *slices: int) -> str:

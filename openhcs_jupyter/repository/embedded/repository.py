@@ -148,12 +148,18 @@ class EmbeddedRepository(Repository):
         return OmeZarrWriter(self.results_folder / record.id, record)
 
     def import_plate(
-        self, folder: str | Path, *, name: str | None = None, progress: Progress | None = None
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        progress: Progress | None = None,
+        reader: str | None = None,
+        pattern: str | None = None,
     ) -> PlateSummary:
         """Register the plate in `folder` in place; see `openhcs_jupyter.repository.embedded.importing.import_plate`."""
         from openhcs_jupyter.repository.embedded.importing import import_plate
 
-        return import_plate(self, folder, name=name, progress=progress)
+        return import_plate(self, folder, name=name, progress=progress, reader=reader, pattern=pattern)
 
     def close(self) -> None:
         """Release connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.errors import RepositoryError, UsageError
 from openhcs_jupyter.repository.embedded.formats.base import (
     FieldPlace,
     FoundFile,
@@ -17,6 +17,9 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     WellPlace,
 )
 from openhcs_jupyter.repository.embedded.formats.imagexpress import ImageXpress
+from openhcs_jupyter.repository.embedded.formats.opera import Opera
+from openhcs_jupyter.repository.embedded.formats.pattern import NamePattern, Patterned
+from openhcs_jupyter.repository.embedded.formats.yokogawa import Yokogawa
 
 GROUP = "openhcs_jupyter.formats"
 
@@ -27,10 +30,14 @@ __all__ = [
     "FoundPlane",
     "FoundPlate",
     "ImageXpress",
+    "NamePattern",
+    "Opera",
+    "Patterned",
     "PlaneData",
     "Progress",
     "Reader",
     "WellPlace",
+    "Yokogawa",
     "choose",
     "readers",
 ]
@@ -38,26 +45,57 @@ __all__ = [
 
 def readers() -> list[Reader]:
     """Make one of each reader: those of this package, then those that other packages announce."""
-    return [ImageXpress(), *(entry.load()() for entry in entry_points(group=GROUP))]
+    return [ImageXpress(), Yokogawa(), Opera(), *(entry.load()() for entry in entry_points(group=GROUP))]
 
 
-def choose(folder: Path) -> Reader:
-    """Return the reader that is surest of `folder`.
+def choose(folder: Path, *, name: str | None = None, pattern: str | None = None) -> Reader:
+    """Return the reader for `folder`: the one that is asked for, or the one that is surest of the folder.
+
+    Parameters
+    ----------
+    folder
+        Of a plate.
+    name
+        Of the reader, such as ``ImageXpress``, in any case.
+    pattern
+        Of the names of the images, see `NamePattern`; instead of a reader that knows its own.
 
     Raises
     ------
     RepositoryError
-        If no reader recognises it; says what was looked for and what is there.
+        If no reader recognises the folder; says what was looked for and what is there. If several are equally sure.
+    UsageError
+        If no reader has this name, or the pattern cannot be one, or both are given.
     """
+    if pattern is not None:
+        if name is not None:
+            raise UsageError("A format and a pattern exclude each other", "Leave one of them out.")
+        return Patterned(NamePattern(pattern))
     known = readers()
+    if name is not None:
+        return _named(known, name)
     scores = [reader.recognise(folder) for reader in known]
-    best = max(range(len(known)), key=scores.__getitem__)
-    if scores[best] > 0:
-        return known[best]
+    best = [reader for reader, score in zip(known, scores, strict=True) if score > 0 and score == max(scores)]
+    if len(best) == 1:
+        return best[0]
+    if best:
+        listed = " and ".join(f"{reader.name} ({reader.looks_for})" for reader in best)
+        raise RepositoryError(
+            f"{folder} holds plates of {len(best)} formats: {listed}.",
+            f"Import the folder of one of them, or say which one you mean: --format {best[0].name}.",
+        )
     looked = "; ".join(f"{reader.name}: {reader.looks_for}" for reader in known)
     raise RepositoryError(
-        f"{folder} is not a plate that can be read: it has {_contents(folder)}.", f"Looked for {looked}."
+        f"{folder} is not a plate that can be read: it has {_contents(folder)}.",
+        f"Looked for {looked}. Images of other names can be imported with --pattern.",
     )
+
+
+def _named(known: list[Reader], name: str) -> Reader:
+    for reader in known:
+        if reader.name.lower() == name.lower():
+            return reader
+    raise UsageError(f"There is no format {name!r}", f"Formats: {', '.join(reader.name for reader in known)}.")
 
 
 def _contents(folder: Path, limit: int = 5) -> str:

@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -27,7 +26,9 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     Progress,
     Reader,
 )
-from openhcs_jupyter.repository.embedded.formats.tiff import TiffFaultError, TiffHeader, read_header
+from openhcs_jupyter.repository.embedded.formats.headers import read_headers
+from openhcs_jupyter.repository.embedded.formats.metadata import real, z_step
+from openhcs_jupyter.repository.embedded.formats.tiff import TiffHeader
 
 _NAME = re.compile(
     r"^(?:(?P<plate>.+?)_)??(?P<well>[A-Z]{1,2}[0-9]{1,2})(?i:"
@@ -114,7 +115,7 @@ class ImageXpress(Reader):
             problems.append(f"{len(unknown)} TIFF file(s) are not named like images and were left out: {shown}")
         images, duplicates = _without_duplicates(images)
         problems += duplicates
-        headers = _read_headers(images, progress)
+        headers = read_headers([(image.path, image.size) for image in images], progress)
         htd = _read_htd(root)
         waves = sorted({image.name.wave for image in images})
         properties = {
@@ -237,27 +238,6 @@ def _without_duplicates(images: list[_Image]) -> tuple[list[_Image], list[str]]:
     return list(chosen.values()), problems
 
 
-def _read_headers(images: Sequence[_Image], progress: Progress | None) -> list[TiffHeader | str]:
-    """Read all headers, in threads because folders are often far away; a file's fault stands in its place."""
-    headers: list[TiffHeader | str] = []
-    pool = ThreadPoolExecutor(8, thread_name_prefix="headers")
-    try:
-        for header in pool.map(_header, images, chunksize=64):
-            headers.append(header)
-            if progress is not None and (len(headers) % 64 == 0 or len(headers) == len(images)):
-                progress(len(headers), len(images))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return headers
-
-
-def _header(image: _Image) -> TiffHeader | str:
-    try:
-        return read_header(Path(image.path), image.size)
-    except TiffFaultError as fault:
-        return f"{image.path} {fault}"
-
-
 def _properties(description: str) -> dict[str, str]:
     return {key: html.unescape(value) for key, value in _PROPERTY.findall(description)}
 
@@ -308,7 +288,7 @@ def _channels(
     labels: dict[int, Counter[str]] = defaultdict(Counter)
     for image in images:
         values = properties.get(image.path, {})
-        if (emission := _float(values.get("wavelength"))) and emission > 0:
+        if (emission := real(values.get("wavelength"))) and emission > 0:
             emissions[image.name.wave][emission] += 1
         if label := values.get("image-name", "").strip():
             labels[image.name.wave][label] += 1
@@ -335,7 +315,7 @@ def _positions(
     positions: dict[FieldPlace, tuple[float, float]] = {}
     for image in images:
         values = properties.get(image.path, {})
-        y, x = _float(values.get("stage-position-y")), _float(values.get("stage-position-x"))
+        y, x = real(values.get("stage-position-y")), real(values.get("stage-position-x"))
         if y is not None and x is not None:
             positions.setdefault(image.place, (y, x))
     return positions
@@ -346,21 +326,19 @@ def _pixel_size(properties: Iterable[Mapping[str, str]]) -> float | None:
         size
         for values in properties
         if values.get("spatial-calibration-units", "um") in ("um", "µm", "microns")
-        and (size := _float(values.get("spatial-calibration-x"))) is not None
+        and (size := real(values.get("spatial-calibration-x"))) is not None
         and size > 0
     )
     return sizes.most_common(1)[0][0] if sizes else None
 
 
 def _z_step(images: Sequence[_Image], properties: Mapping[str, Mapping[str, str]]) -> float | None:
-    """Return the median distance of neighbouring slices, to the hundredth of a micrometre that stages repeat."""
     stacks: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for image in images:
-        height = _float(properties.get(image.path, {}).get("z-position"))
+        height = real(properties.get(image.path, {}).get("z-position"))
         if image.z is not None and height is not None:
             stacks[image.place, image.name.wave, image.t][image.z] = height
-    steps = sorted(abs(heights[z + 1] - heights[z]) for heights in stacks.values() for z in heights if z + 1 in heights)
-    return round(steps[len(steps) // 2], 2) or None if steps else None
+    return z_step(stacks.values())
 
 
 def _read_htd(root: Path) -> dict[str, str]:
@@ -374,10 +352,3 @@ def _read_htd(root: Path) -> dict[str, str]:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() and int(text) > 0 else None
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None

@@ -16,6 +16,8 @@ class TiffHeader(msgspec.Struct, frozen=True, kw_only=True):
     data: PlaneData
     description: str
     """The tag ImageDescription; empty where there is none."""
+    pages: int
+    """How many pages the file has."""
 
 
 class TiffFaultError(Exception):
@@ -41,7 +43,7 @@ def read_header(path: Path, size: int) -> TiffHeader:
 
     try:
         with tifffile.TiffFile(path) as file:
-            page = file.pages.first
+            page, pages = file.pages.first, len(file.pages)
             order = file.byteorder
             fields = (page.dtype, page.shape, page.dataoffsets, page.databytecounts)
             description = page.description
@@ -66,4 +68,4 @@ def read_header(path: Path, size: int) -> TiffHeader:
         offset=offsets[0] if contiguous else None,
         swapped=dtype.itemsize > 1 and (order == "<") != (sys.byteorder == "little"),
     )
-    return TiffHeader(data=data, description=description)
+    return TiffHeader(data=data, description=description, pages=pages)
