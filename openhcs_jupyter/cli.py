@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.magics.demo import add_demo_options
-from openhcs_jupyter.magics.options import DEFAULT_NAME, CommandParser, OptionParser, add_run_options, run_options
+from openhcs_jupyter.magics.options import (
+    DEFAULT_NAME,
+    CommandParser,
+    OptionParser,
+    add_import_options,
+    add_run_options,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from openhcs_jupyter.magics.render import Rendered
@@ -79,8 +86,7 @@ def _parser() -> OptionParser:
     uninstall.add_argument("--name", default="openhcs", help="name of the kernelspec")
     add("doctor", _doctor, "Say what is here, what is missing, and what to do.")
     import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.", repository=True)
-    import_.add_argument("folder", metavar="FOLDER")
-    import_.add_argument("--name", metavar="NAME", help="name of the plate; left out, its files' or folder's")
+    add_import_options(import_)
     demo = add("demo-plate", _demo_plate, "Make a synthetic plate with known truth.")
     add_demo_options(demo)
     add("plates", _plates, "List the plates.", repository=True)
@@ -137,7 +143,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.magics.importing import ImportLines, imported_view, register
 
     with _connect(arguments) as repository:
-        plate = register(repository, arguments.folder, arguments.name, ImportLines(f"Reading {arguments.folder}"))
+        plate = register(repository, arguments, ImportLines(f"Reading {arguments.folder}"))
     return _show(imported_view(plate))
 
 

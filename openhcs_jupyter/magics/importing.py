@@ -11,6 +11,8 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.render import ORANGE, Rendered, bar, card, details, escape, size_text, some, strong
 
 if TYPE_CHECKING:
+    import argparse
+
     from openhcs_jupyter.model import PlateSummary
     from openhcs_jupyter.repository import Repository
 
@@ -20,13 +22,13 @@ _LIVE_INTERVAL_S, _LINE_INTERVAL_S = 0.25, 10.0
 _SHOWN = 8
 
 
-def register(repository: Repository, folder: str, name: str | None, progress: Progress | None = None) -> PlateSummary:
-    """Register the plate in a folder.
+def register(repository: Repository, arguments: argparse.Namespace, progress: Progress | None = None) -> PlateSummary:
+    """Register the plate that the words behind `import` name, see `options.add_import_options`.
 
     Raises
     ------
     UsageError
-        If the repository takes no folders.
+        If the repository takes no folders, or an option does not fit.
     RepositoryError
         If no plate is recognised in the folder.
     """
@@ -35,7 +37,14 @@ def register(repository: Repository, folder: str, name: str | None, progress: Pr
 
     if not isinstance(repository, EmbeddedRepository):
         raise UsageError(f"{repository.uri} takes no folders", "Connect a folder: %openhcs connect default.")
-    return import_plate(repository, folder, name=name, progress=progress)
+    return import_plate(
+        repository,
+        arguments.folder,
+        name=arguments.name,
+        progress=progress,
+        reader=arguments.format,
+        pattern=arguments.pattern,
+    )
 
 
 def imported_view(plate: PlateSummary) -> Rendered:

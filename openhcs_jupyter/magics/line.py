@@ -18,6 +18,7 @@ from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
     CommandParser,
     OptionParser,
+    add_import_options,
     add_run_options,
     cell_parser,
     run_options,
@@ -50,8 +51,7 @@ def line_parser() -> OptionParser:
     plate = add("plate", _plate, "Choose a plate for the cells that follow, and show it.")
     plate.add_argument("plate", nargs="?", metavar="ID", help="id or name; left out, the chosen one is shown")
     import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.")
-    import_.add_argument("folder", metavar="FOLDER", help="folder of the plate's images")
-    import_.add_argument("--name", metavar="NAME", help="name of the plate; left out, its files' or folder's")
+    add_import_options(import_)
     run = add("run", _run_file, "Run the pipeline that a file defines.")
     run.add_argument("file", metavar="FILE.py", help="assigns pipeline_steps")
     run.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="variable that holds the run")
@@ -140,7 +140,7 @@ async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> 
     from openhcs_jupyter.magics.importing import imported_view, register
 
     progress, finish = _progress(state, f"Reading {arguments.folder}")
-    finish(imported_view(register(state.repository, arguments.folder, arguments.name, progress)))
+    finish(imported_view(register(state.repository, arguments, progress)))
 
 
 def _progress(state: State, what: str) -> tuple[Callable[[int, int], None], Callable[[Rendered], None]]:

@@ -203,6 +203,16 @@ def run_options(values: argparse.Namespace) -> RunOptions:
     return RunOptions(**known)
 
 
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Add what stands behind ``import``."""
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the plate's images")
+    parser.add_argument("--name", metavar="NAME", help="name of the plate; left out, its files' or folder's")
+    parser.add_argument("--format", metavar="FORMAT", help="such as ImageXpress; left out, it is recognised")
+    parser.add_argument(
+        "--pattern", metavar="PATTERN", help="of the images' names, such as {well}_s{field}_w{channel}_z{z}.tif"
+    )
+
+
 def split(line: str) -> list[str]:
     """Split a line into words as a shell does.
 

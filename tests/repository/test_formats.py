@@ -1,0 +1,265 @@
+"""What all readers share: choosing one, patterns of names, XML that must not be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openhcs_jupyter.cli import main
+from openhcs_jupyter.errors import RepositoryError, UsageError
+from openhcs_jupyter.model import Channel, well_name
+from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.repository.embedded.formats import FoundPlate, ImageXpress, NamePattern, choose
+from openhcs_jupyter.repository.embedded.formats.metadata import told_apart, z_step
+from openhcs_jupyter.repository.embedded.formats.pattern import NamedPlane
+from openhcs_jupyter.repository.embedded.formats.xml_files import attributes, elements
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    for value, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, np.full((6, 8), value, np.uint16), metadata=None)
+    return folder
+
+
+# Choosing
+
+
+def test_two_formats_in_one_folder_are_an_error_unless_one_is_named(
+    repository: EmbeddedRepository, tmp_path: Path
+) -> None:
+    folder = write_images(tmp_path / "screen", "one/TimePoint_1/A01_s1_w1.tif")
+    (folder / "two").mkdir()
+    (folder / "two" / "MeasurementData.mlf").write_text("<MeasurementData/>")
+    with pytest.raises(RepositoryError, match=r"of 2 formats: ImageXpress \(.*\) and Yokogawa \(") as raised:
+        repository.import_plate(folder)
+    assert raised.value.hint is not None
+    assert "--format ImageXpress" in raised.value.hint
+    assert repository.import_plate(folder, reader="imagexpress").format == "ImageXpress"
+    with pytest.raises(RepositoryError, match=r"MeasurementData\.mlf lists no images"):
+        repository.import_plate(folder, reader="Yokogawa")
+
+
+def test_a_surer_format_wins(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, "A01_s1_w1.tif")
+    assert choose(folder).name == "ImageXpress"
+    (folder / "Index.idx.xml").write_text("<EvaluationInputData/>")
+    assert choose(folder).name == "Opera"
+
+
+def test_an_index_of_another_program_is_no_plate(tmp_path: Path) -> None:
+    (tmp_path / "Index.xml").write_text("<html/>")
+    with pytest.raises(RepositoryError, match="is not a plate that can be read"):
+        choose(tmp_path)
+
+
+def test_a_format_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no format 'Nikon'") as raised:
+        choose(tmp_path, name="Nikon")
+    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera."
+
+
+def test_a_format_and_a_pattern_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        choose(tmp_path, name="Opera", pattern="{well}.tif")
+
+
+def test_a_reader_that_names_two_channels_alike_is_refused(
+    repository: EmbeddedRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_images(tmp_path / "p", "A01_s1_w1.tif")
+    found = FoundPlate(
+        name="p", format="Mine", root=folder, channels=(Channel(name="DAPI"), Channel(name="DAPI")), planes=[]
+    )
+    monkeypatch.setattr(ImageXpress, "read", lambda *_: found)
+    with pytest.raises(RepositoryError, match=r"The reader Mine names several channels of .* 'DAPI'"):
+        repository.import_plate(folder)
+
+
+# Patterns
+
+
+@given(
+    row=st.integers(0, 31),
+    column=st.integers(0, 47),
+    number=st.integers(0, 999),
+    channel=st.from_regex(r"[A-Za-z0-9 -]{1,10}", fullmatch=True),
+    z=st.integers(0, 999),
+    t=st.integers(0, 999),
+    prefix=st.text(st.characters(exclude_characters="{}/\0"), max_size=10),
+)
+def test_a_path_says_what_was_put_in(
+    row: int, column: int, number: int, channel: str, z: int, t: int, prefix: str
+) -> None:
+    pattern = NamePattern(prefix + "+{any}/{well}_s{field}_{channel}_z{z}_t{t}.tif")
+    path = f"{prefix}+some text/{well_name(row, column)}_s{number:03d}_{channel}_z{z}_t{t}.tif"
+    expected = NamedPlane(row=row, column=column, field=number, channel=channel, z=z, t=t)
+    assert pattern.match(path) == expected
+
+
+_PIECES = ["{well}", "{row}", "{column}", "{field}", "{any}", "{wave}", "{", "}", "{}", "(", "[", "\\", "*", "x", "/"]
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=6).map("".join) | st.text())
+def test_a_pattern_is_read_or_refused(text: str) -> None:
+    try:
+        pattern = NamePattern(text)
+    except UsageError:
+        return
+    assert "{well}" in text or "{row}" in text
+    assert pattern.match("\n") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "well"),
+    [
+        ("{well}.tif", "b3.TIF", (1, 2)),
+        ("r{row}c{column}.tiff", "r02c03.tiff", (1, 2)),
+        ("{row}/{column}.tif", "AF/48.tif", (31, 47)),
+        ("r{row}c{column}.tif", "r32c48.tif", (31, 47)),
+        ("p(1)[2].{well}.tif", "p(1)[2].A01.tif", (0, 0)),
+        ("{well}.tif", "A00.tif", None),
+        ("{well}.tif", "ZZ01.tif", None),
+        ("r{row}c{column}.tif", "r00c01.tif", None),
+        ("{well}.tif", "A01.tif.bak", None),
+        ("{any}{well}.tif", "folder/A01.tif", None),
+    ],
+)
+def test_wells_in_their_forms(pattern: str, path: str, well: tuple[int, int] | None) -> None:
+    found = NamePattern(pattern).match(path)
+    assert (found and (found.row, found.column)) == well
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{well}_{wave}.tif", r"has no use for \{wave\}"),
+        ("{well}_}.tif", "has no use for the lone }"),
+        ("{well}_{well}.tif", r"has \{well\} twice"),
+        ("s{field}.tif", "must say which well"),
+        ("{row}.tif", "must say which well"),
+        ("{well}{row}{column}.tif", "must say which well"),
+        ("{well}{row}.tif", "must say which well"),
+    ],
+)
+def test_a_pattern_that_cannot_be_one_is_an_error(pattern: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        NamePattern(pattern)
+
+
+def test_a_folder_is_read_by_its_pattern(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    names = [
+        f"{well}/s{number}_{channel}_z{z}.tif"
+        for well in ("A1", "B2")
+        for number in (0, 1)
+        for channel in ("ch2", "ch10")
+        for z in (4, 8)
+    ]
+    folder = write_images(tmp_path / "p", *names)
+    summary = repository.import_plate(folder, pattern="{well}/s{field}_{channel}_z{z}.tif")
+    assert (summary.name, summary.format, summary.problems) == ("p", "TIFF files", ())
+    assert summary.channels == ("ch2", "ch10")
+    plate = repository.plate(summary.id)
+    seen = []
+    for _, field in plate.fields():
+        with repository.open(field.images[0]) as pixels:
+            seen += [int(pixels.plane(0, c, z)[0, 0]) for c in (0, 1) for z in (0, 1)]
+    assert seen == list(range(16))
+    assert [field.number for field in plate.wells[0].fields] == [1, 2]
+
+
+def test_names_that_do_not_fit_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "p", "A01.tif", "overview.tif", "deeper/A01.tif")
+    summary = repository.import_plate(folder, pattern="{well}.tif")
+    assert (summary.planes, summary.channels) == (1, ("1",))
+    assert summary.problems == ("1 TIFF file(s) do not fit the pattern and were left out: overview.tif",)
+
+
+def test_two_names_for_one_plane_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "p", "A01_a.tif", "A01_b.tif")
+    (problem,) = repository.import_plate(folder, pattern="{well}_{any}.tif").problems
+    assert problem.startswith("1 file(s) were left out, the names of others say the same plane: A01_")
+
+
+def test_files_of_several_pages_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "p", "A01.tif", "A02.tif")
+    tifffile.imwrite(folder / "A01.tif", np.zeros((3, 6, 8), np.uint16), metadata=None, photometric="minisblack")
+    assert repository.import_plate(folder, pattern="{well}.tif").problems == (
+        "1 file(s) have several pages, of which the first alone is read: A01.tif",
+    )
+
+
+def test_a_pattern_that_fits_nothing_is_an_error_that_shows_names(
+    repository: EmbeddedRepository, tmp_path: Path
+) -> None:
+    folder = write_images(tmp_path / "p", "A01_s1_w1.tif")
+    with pytest.raises(RepositoryError, match=r"fits the pattern \{well\}.tif: it has A01_s1_w1.tif"):
+        repository.import_plate(folder, pattern="{well}.tif")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RepositoryError, match="it has no TIFF files"):
+        repository.import_plate(tmp_path / "empty", pattern="{well}.tif")
+
+
+def test_a_shell_imports_by_a_pattern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_images(tmp_path / "p", "A01 DAPI.tif", "A01 GFP.tif")
+    where = ["--repository", str(tmp_path / "repository")]
+    assert main(["import", str(folder), "--pattern", "{well} {channel}.tif", *where]) == 0
+    assert "TIFF files, 1 wells, 1 fields, 2 planes of DAPI, GFP" in capsys.readouterr().out
+    assert main(["import", str(folder), "--pattern", "{channel}.tif", *where]) == 2
+    assert "must say which well" in capsys.readouterr().err
+
+
+# XML
+
+
+def test_elements_are_read_whole_whatever_their_namespace(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text('<x:a xmlns:x="urn:x"><x:b x:k="1"><x:c>text</x:c></x:b><x:b k="2"/></x:a>')
+    read = [(attributes(element), [child.text for child in element]) for element in elements(path, "b")]
+    assert read == [({"k": "1"}, ["text"]), ({"k": "2"}, [])]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>',
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
+        '<!DOCTYPE a SYSTEM "http://localhost/a.dtd"><a/>',
+        " " * 70000 + "\n<!DOCTYPE a><a/>",
+    ],
+)
+def test_a_document_type_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(text)
+    with pytest.raises(RepositoryError, match=r"a\.xml declares a document type"):
+        list(elements(path, "a"))
+
+
+@pytest.mark.parametrize("text", ["", "no XML", "<a>", "<a><b></a>", "<a>&b;</a>", "\0"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(text)
+    with pytest.raises(RepositoryError, match=r"a\.xml is damaged"):
+        list(elements(path, "a"))
+
+
+# Metadata
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "DAPI", "GFP", " GFP"]), st.integers()), unique_by=lambda one: one[1]))
+def test_names_of_channels_become_unique(channels: list[tuple[str, int]]) -> None:
+    names, problems = told_apart([name for name, _ in channels], [f"C{mark}" for _, mark in channels], "file")
+    assert len(set(names)) == len(names) == len(channels)
+    assert bool(problems) == any(name.endswith(")") for name in names)
+
+
+def test_the_step_of_slices_is_the_median_of_all_stacks() -> None:
+    assert z_step([{0: 1.0, 1: 3.0, 2: 5.004}, {0: 0.0, 2: 9.0}, {}]) == 2.0
+    assert z_step([{0: 1.0}]) is None
+    assert z_step([{0: 1.0, 1: 1.0}]) is None
