@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import keyword
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from openhcs_jupyter.config import Settings, load_settings
 from openhcs_jupyter.errors import UsageError
@@ -20,10 +23,12 @@ if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan, Selection
     from openhcs_jupyter.engine import Run
     from openhcs_jupyter.model import Plate
-    from openhcs_jupyter.pipeline import Step
+    from openhcs_jupyter.pipeline import FunctionStep, Step
     from openhcs_jupyter.repository import Repository
 
 STEPS = "pipeline_steps"
+CONFIG = "pipeline_config"
+"""What OpenHCS's documents call the settings that all of their steps have in common."""
 
 
 def checked_name(name: str, namespace: dict[str, Any]) -> str:
@@ -43,7 +48,7 @@ def checked_name(name: str, namespace: dict[str, Any]) -> str:
     return name
 
 
-def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[Step]:
+def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[Step | FunctionStep]:
     """Execute the text that defines a pipeline, and return its steps.
 
     Parameters
@@ -69,7 +74,8 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
     if not _assigns(compiled, STEPS):
         raise UsageError(f"{source.name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
     exec(compiled, namespace)  # noqa: S102
-    return _checked_steps(namespace.get(STEPS))
+    config = namespace.get(CONFIG) if _assigns(compiled, CONFIG) else None
+    return _checked_steps(namespace.get(STEPS), config, _entry_lines(code))
 
 
 def read_source(file: str) -> Source:
@@ -142,7 +148,7 @@ def selection_of(options: RunOptions, plate: Plate) -> Selection:
     )
 
 
-def plan_run(steps: Sequence[Step], source: Source, plate: Plate, options: RunOptions) -> ExecutionPlan:
+def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate, options: RunOptions) -> ExecutionPlan:
     """Compile the steps for a plate on this machine.
 
     Raises
@@ -153,20 +159,24 @@ def plan_run(steps: Sequence[Step], source: Source, plate: Plate, options: RunOp
         If the options do not fit the plate.
     """
     from openhcs_jupyter.compiler import compile as compile_pipeline
-    from openhcs_jupyter.pipeline import Pipeline
+    from openhcs_jupyter.compiler.plan import LeftOut
+    from openhcs_jupyter.pipeline import Pipeline, adapt
     from openhcs_jupyter.topology import discover
 
     settings = load_settings()
-    pipeline = Pipeline(steps, options.name, source.text, source.name)
-    return compile_pipeline(
+    adapted = adapt(steps, plate, source.name)
+    pipeline = Pipeline(adapted.steps, options.name, source.text, source.name)
+    plan = compile_pipeline(
         pipeline,
         plate,
         discover(),
-        selection_of(options, plate),
+        _narrowed(selection_of(options, plate), adapted.wells),
         save=_save(options, settings),
         workers=options.workers or settings.workers or None,
         memory_bytes=int(settings.memory_gb * 1e9) or None,
     )
+    left_out = (*plan.left_out, *(LeftOut(what=what, why=why) for what, why in adapted.notes))
+    return msgspec.structs.replace(plan, left_out=left_out).bind(pipeline, plate)
 
 
 def start(plan: ExecutionPlan, options: RunOptions) -> Run:
@@ -188,20 +198,53 @@ def _save(options: RunOptions, settings: Settings) -> bool:
     return settings.save if options.save is None else options.save
 
 
+def _narrowed(selection: Selection, wells: tuple[str, ...] | None) -> Selection:
+    """Take of a selection the wells to which the steps are limited."""
+    if wells is None:
+        return selection
+    both = wells if selection.wells is None else tuple(well for well in selection.wells if well in wells)
+    if not both:
+        raise UsageError(
+            f"The well filter of the steps takes none of {', '.join(selection.wells or ())}",
+            "Choose wells that it takes, or leave it out.",
+        )
+    return msgspec.structs.replace(selection, wells=both)
+
+
 def _assigns(code: CodeType, name: str) -> bool:
     stores = {"STORE_NAME", "STORE_GLOBAL"}
     return any(step.opname in stores and step.argval == name for step in dis.get_instructions(code))
 
 
-def _checked_steps(steps: object) -> list[Step]:
-    from openhcs_jupyter.pipeline import Step
+def _entry_lines(code: str) -> list[int]:
+    """Find the lines on which the entries of the list of steps begin; none where it is no plain list."""
+    lines: list[int] = []
+    for statement in ast.parse(code).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        if any(isinstance(target, ast.Name) and target.id == STEPS for target in targets):
+            value = getattr(statement, "value", None)
+            lines = [entry.lineno for entry in value.elts] if isinstance(value, ast.List | ast.Tuple) else []
+    return lines
 
-    if isinstance(steps, Step):
+
+def _checked_steps(steps: object, config: object, lines: Sequence[int]) -> list[Step | FunctionStep]:
+    from openhcs_jupyter.pipeline import Step, function_step, is_function_step
+
+    if isinstance(steps, Step) or is_function_step(steps):
         raise UsageError(f"{STEPS} is one Step", f"Put it into a list: {STEPS} = [Step(...)]")
     if not isinstance(steps, list | tuple):
         raise UsageError(f"{STEPS} is a {type(steps).__name__}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
+    checked: list[Step | FunctionStep] = []
     for number, step in enumerate(steps, 1):
-        if not isinstance(step, Step):
+        if isinstance(step, Step):
+            checked.append(step)
+        elif is_function_step(step):
+            taken = function_step(step, config)
+            taken.line = taken.line or (lines[number - 1] if len(lines) == len(steps) else 0)
+            checked.append(taken)
+        else:
             what = getattr(step, "__name__", None) or type(step).__name__
             raise UsageError(f"Entry {number} of {STEPS} is {what}, not a Step", "Wrap it: Step(function, {params}).")
-    return list(steps)
+    return checked

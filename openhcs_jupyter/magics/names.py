@@ -9,6 +9,17 @@ def standard_names() -> dict[str, Any]:
     """Return what every pipeline may use without importing it: steps, outputs, decorators, standard functions."""
     from openhcs_jupyter import functions, pipeline
 
-    words = ("Step", "Pipeline", "Labels", "Table", "Points", "ImageOutput", "image", "measure", "table")
+    words = (
+        "Step",
+        "FunctionStep",
+        "Pipeline",
+        "Labels",
+        "Table",
+        "Points",
+        "ImageOutput",
+        "image",
+        "measure",
+        "table",
+    )
     names = {word: getattr(pipeline, word) for word in words}
     return names | {name: getattr(functions, name) for name in functions.__all__}

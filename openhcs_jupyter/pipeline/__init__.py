@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, measure, table
+from openhcs_jupyter.pipeline.openhcs import AdaptedSteps, FunctionStep, adapt, function_step, is_function_step
 from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Points, Table
 from openhcs_jupyter.pipeline.step import Pipeline, Step
 
 __all__ = [
+    "AdaptedSteps",
     "Context",
     "Contract",
+    "FunctionStep",
     "ImageOutput",
     "Labels",
     "Pipeline",
@@ -16,7 +19,10 @@ __all__ = [
     "Reducer",
     "Step",
     "Table",
+    "adapt",
+    "function_step",
     "image",
+    "is_function_step",
     "measure",
     "table",
 ]
