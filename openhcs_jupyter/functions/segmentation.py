@@ -78,8 +78,9 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
     from skimage import filters
 
     low, high = float(pixels.min()), float(pixels.max())
-    if low == high:
-        return low
+    # What rounding left of a constant has no histogram of 256 bins either.
+    if high - low <= 512 * np.finfo(pixels.dtype if pixels.dtype.kind == "f" else np.float64).eps * max(-low, high):
+        return high
     functions: dict[str, Any] = {
         "otsu": filters.threshold_otsu,
         "li": filters.threshold_li,
