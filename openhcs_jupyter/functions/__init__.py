@@ -1,27 +1,55 @@
-"""Standard functions for steps: normalisation, filters, projections, composites, segmentation, measurement, tables."""
+"""Standard functions for steps: from normalisation and filters to segmentation, measurement and plate statistics."""
 
 from __future__ import annotations
 
+from openhcs_jupyter.functions.adaptive import adaptive_threshold
+from openhcs_jupyter.functions.background import subtract_background
+from openhcs_jupyter.functions.cells import cytoplasm, segment_cells
+from openhcs_jupyter.functions.channels import ratio, subtract_channel
+from openhcs_jupyter.functions.colocalisation import colocalisation
 from openhcs_jupyter.functions.composites import composite
-from openhcs_jupyter.functions.filters import gaussian_blur, median, top_hat
-from openhcs_jupyter.functions.measurement import measure_objects
-from openhcs_jupyter.functions.normalize import percentile_normalize
+from openhcs_jupyter.functions.filters import gaussian_blur, median, sharpen, top_hat
+from openhcs_jupyter.functions.focus import focus_select
+from openhcs_jupyter.functions.geometry import crop
+from openhcs_jupyter.functions.illumination import IlluminationEstimate, correct_illumination
+from openhcs_jupyter.functions.measurement import count_objects, measure_objects
+from openhcs_jupyter.functions.normalize import PlatePercentiles, normalize_with, percentile_normalize
+from openhcs_jupyter.functions.plate import robust_z_scores, z_prime
 from openhcs_jupyter.functions.projections import max_projection, mean_projection, min_projection, sum_projection
 from openhcs_jupyter.functions.segmentation import segment_nuclei, threshold
+from openhcs_jupyter.functions.spots import find_spots
 from openhcs_jupyter.functions.tables import well_medians
 
 __all__ = [
+    "IlluminationEstimate",
+    "PlatePercentiles",
+    "adaptive_threshold",
+    "colocalisation",
     "composite",
+    "correct_illumination",
+    "count_objects",
+    "crop",
+    "cytoplasm",
+    "find_spots",
+    "focus_select",
     "gaussian_blur",
     "max_projection",
     "mean_projection",
     "measure_objects",
     "median",
     "min_projection",
+    "normalize_with",
     "percentile_normalize",
+    "ratio",
+    "robust_z_scores",
+    "segment_cells",
     "segment_nuclei",
+    "sharpen",
+    "subtract_background",
+    "subtract_channel",
     "sum_projection",
     "threshold",
     "top_hat",
     "well_medians",
+    "z_prime",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.pipeline.contracts import Context
 
 Stack: TypeAlias = NDArray[Any]
 """Planes ``(N, Y, X)`` of real numbers."""
@@ -52,6 +53,8 @@ def check_range(function: str, name: str, value: float, low: float, high: float 
 
 def to_type(values: Stack, dtype: np.dtype[Any]) -> Stack:
     """Convert floating-point results to a pixel type: integers are rounded half up and clipped to their range."""
+    if values.dtype == dtype:
+        return values
     if dtype.kind == "f":
         return values.astype(dtype, copy=False)
     if dtype.kind == "b":
@@ -67,3 +70,55 @@ def to_type(values: Stack, dtype: np.dtype[Any]) -> Stack:
     # The float below the type's maximum: the maximum itself may round up, and then overflows.
     top = np.nextafter(float(limits.max), 0.0) if limits.bits > 32 else float(limits.max)
     return np.clip(np.floor(values.astype(np.float64) + 0.5), float(limits.min), top).astype(dtype)
+
+
+def channel_names(context: Context | None, count: int) -> tuple[str, ...]:
+    """Name the planes of a stack along channels; without a context they are numbered from 0."""
+    if context is not None and len(context.channels) == count:
+        return context.channels
+    return tuple(str(index) for index in range(count))
+
+
+def channel_index(channel: str | int, context: Context | None, count: int, function: str) -> int:
+    """Find a channel's plane by its name, or by its place from 0.
+
+    Raises
+    ------
+    UsageError
+        If it is not in the stack; names those that are.
+    """
+    names = channel_names(context, count)
+    if isinstance(channel, str) and channel in names:
+        return names.index(channel)
+    if isinstance(channel, int) and 0 <= channel < count:
+        return channel
+    raise UsageError(
+        f"{function}: there is no channel {channel!r} in its stack of {', '.join(names)}",
+        "A step takes the channels that its channel= names, or all.",
+    )
+
+
+def label_plane(
+    labels: NDArray[Any], shape: tuple[int, ...], function: str
+) -> tuple[NDArray[np.int32], NDArray[np.int64] | None]:
+    """Return labels ``(Y, X)`` as the kernels take them and, where they had to be renumbered, their own numbers.
+
+    Raises
+    ------
+    UsageError
+        If they are not whole numbers of at least 0, or not of the `shape` of the stack's planes.
+    """
+    plane = labels[0] if labels.ndim == 3 and len(labels) == 1 else labels
+    if plane.shape != shape:
+        raise UsageError(
+            f"{function}: labels have the shape {labels.shape}, the stack's planes {shape}",
+            "Labels fit planes that they were made from, for instance after the same projection.",
+        )
+    if plane.dtype.kind not in "biu":
+        raise UsageError(f"{function}: labels are {labels.dtype}; they must be integers")
+    if plane.dtype.kind == "i" and plane.min() < 0:
+        raise UsageError(f"{function}: some labels are negative", "Number the objects from 1.")
+    if plane.max() <= plane.size:
+        return np.require(plane, np.int32, ["C", "A"]), None
+    numbers, dense = np.unique(np.append(plane.ravel(), 0), return_inverse=True)
+    return dense[:-1].reshape(shape).astype(np.int32), numbers.astype(np.int64)

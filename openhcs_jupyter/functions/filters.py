@@ -1,4 +1,4 @@
-"""Filters of planes: gaussian blur, median, top-hat."""
+"""Filters of planes: gaussian blur, sharpening, median, top-hat."""
 
 from __future__ import annotations
 
@@ -56,6 +56,45 @@ def blur_plane(plane: Stack, sigma: float) -> Stack:
     side = 2 * int(_TRUNCATE * sigma + 0.5) + 1
     blurred: Stack = cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
     return blurred
+
+
+@image(depth="same", dtype="same", need=6.0)
+def sharpen(stack: Stack, sigma: float = 1.0, amount: float = 1.0) -> Stack:
+    """Sharpen each plane by an unsharp mask: what a gaussian blur takes away is added once more.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (N, Y, X)
+        Any integer or floating-point type.
+    sigma
+        Standard deviation of the gaussian in pixels: the size of the details.
+    amount
+        How often the details are added; 0 changes nothing.
+
+    Returns
+    -------
+    ndarray of shape (N, Y, X), type of the stack
+        ``plane + amount * (plane - blurred)``. Integers are rounded and clipped to their range, floating-point values
+        are not clipped.
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, or a parameter is negative.
+
+    Notes
+    -----
+    As `skimage.filters.unsharp_mask` with ``preserve_range``, except that the border is repeated and not mirrored.
+    Computed in float32 by OpenCV, float64 planes in float64.
+    """
+    check_stack(stack, "sharpen")
+    check_range("sharpen", "sigma", sigma, 0, 1000)
+    check_range("sharpen", "amount", amount, 0, 1000)
+    out = np.empty_like(stack, order="C")
+    for plane, target in zip(stack, out, strict=True):
+        blurred = blur_plane(plane, sigma)
+        target[...] = to_type((1 + amount) * plane.astype(blurred.dtype) - amount * blurred, stack.dtype)
+    return out
 
 
 @image(depth="same", dtype="same", need=2.0)
@@ -139,7 +178,7 @@ def _top_hat_plane(plane: Stack, radius: int, downsample: int) -> Stack:
     if downsample > 1:
         size = (max(1, width // downsample), max(1, height // downsample))
         small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-    background = cv2.morphologyEx(small, cv2.MORPH_OPEN, _disk(radius // downsample), borderType=cv2.BORDER_REPLICATE)
+    background = cv2.morphologyEx(small, cv2.MORPH_OPEN, disk(radius // downsample), borderType=cv2.BORDER_REPLICATE)
     if downsample > 1:
         background = cv2.resize(background, (width, height), interpolation=cv2.INTER_NEAREST)
     if values.dtype.kind == "u":
@@ -148,6 +187,7 @@ def _top_hat_plane(plane: Stack, radius: int, downsample: int) -> Stack:
     return to_type(np.maximum(values - background, 0), plane.dtype)
 
 
-def _disk(radius: int) -> NDArray[np.uint8]:
+def disk(radius: int) -> NDArray[np.uint8]:
+    """Return the footprint of a disk, of side ``2 * radius + 1``."""
     steps = np.arange(-radius, radius + 1)
     return (steps[:, None] ** 2 + steps**2 <= radius**2).astype(np.uint8)

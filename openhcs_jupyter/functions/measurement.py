@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions._checks import Stack, check_stack
+from openhcs_jupyter.functions._checks import Stack, channel_names, check_stack, label_plane
 from openhcs_jupyter.pipeline.contracts import Context, measure
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None 
     from openhcs_jupyter.functions import _kernels
 
     check_stack(stack, "measure_objects")
-    plane, names = _label_plane(labels, stack.shape[1:])
+    plane, names = label_plane(labels, stack.shape[1:], "measure_objects")
     present, counted, shapes = _kernels.measure_shapes(plane)
     pixel = context.pixel_size_um if context else None
     columns: dict[str, NDArray[Any]] = {
@@ -69,31 +68,34 @@ def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None 
         columns["area_um2"] = counted[:, 0] * pixel**2
     columns |= {name: counted[:, 1 + i] for i, name in enumerate(_BOX)}
     columns |= {name: shapes[:, 2 + i] for i, name in enumerate(_SHAPE)}
-    for channel, image in zip(_channel_names(context, len(stack)), stack, strict=True):
+    for channel, image in zip(channel_names(context, len(stack)), stack, strict=True):
         values = _kernels.measure_intensity(image, plane, present)
         columns |= {f"{what}_{channel}": row for what, row in zip(_INTENSITY, values, strict=True)}
     return pd.DataFrame(columns)
 
 
-def _label_plane(labels: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.int64] | None]:
-    """Return the labels as the kernels take them and, where they had to be renumbered, their own numbers."""
-    plane = labels[0] if labels.ndim == 3 and len(labels) == 1 else labels
-    if plane.shape != shape:
-        raise UsageError(
-            f"measure_objects: labels have the shape {labels.shape}, the stack's planes {shape}",
-            "Measure planes that the labels were made from, for instance after the same projection.",
-        )
-    if plane.dtype.kind not in "biu":
-        raise UsageError(f"measure_objects: labels are {labels.dtype}; they must be integers")
-    if plane.dtype.kind == "i" and plane.min() < 0:
-        raise UsageError("measure_objects: some labels are negative", "Number the objects from 1.")
-    if plane.max() <= plane.size:
-        return np.require(plane, np.int32, ["C", "A"]), None
-    numbers, dense = np.unique(np.append(plane.ravel(), 0), return_inverse=True)
-    return dense[:-1].reshape(shape).astype(np.int32), numbers.astype(np.int64)
+@measure(stack="channel", need=2.0)
+def count_objects(stack: Stack, labels: NDArray[Any]) -> dict[str, int | float]:
+    """Count labelled objects.
 
+    Parameters
+    ----------
+    stack : ndarray of shape (C, Y, X)
+        Planes that the labels were made from; only their size matters.
+    labels : ndarray of shape (Y, X) or (1, Y, X)
+        Integers; 0 is background.
 
-def _channel_names(context: Context | None, count: int) -> tuple[str, ...]:
-    if context is not None and len(context.channels) == count:
-        return context.channels
-    return tuple(str(index) for index in range(count))
+    Returns
+    -------
+    dict
+        ``objects``: how many labels there are; ``covered``: their share of the plane, from 0 to 1.
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, or the labels do not fit the stack.
+    """
+    check_stack(stack, "count_objects")
+    plane, _ = label_plane(labels, stack.shape[1:], "count_objects")
+    areas = np.bincount(plane.ravel())[1:]
+    return {"objects": int(np.count_nonzero(areas)), "covered": float(areas.sum() / plane.size)}

@@ -14,7 +14,8 @@ from openhcs_jupyter.functions.histogram import has_histogram, histogram
 from openhcs_jupyter.pipeline.contracts import image
 
 Method = Literal["otsu", "li", "triangle"]
-_METHODS = ("otsu", "li", "triangle")
+METHODS = ("otsu", "li", "triangle")
+"""Names of thresholds."""
 
 
 @image(depth="same", dtype="uint8", need=2.0)
@@ -48,8 +49,8 @@ def threshold(stack: Stack, method: Method | float = "otsu", per: Literal["stack
     check_stack(stack, "threshold")
     if isinstance(method, int | float):
         return (stack > method).view(np.uint8)
-    if method not in _METHODS:
-        raise UsageError(f"threshold: method is {method!r}", f"It is one of {', '.join(_METHODS)}, or a number.")
+    if method not in METHODS:
+        raise UsageError(f"threshold: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
     if per == "stack":
         return (stack > find_threshold(stack, method)).view(np.uint8)
     if per == "plane":
@@ -77,8 +78,9 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
     from skimage import filters
 
     low, high = float(pixels.min()), float(pixels.max())
-    if low == high:
-        return low
+    # What rounding left of a constant has no histogram of 256 bins either.
+    if high - low <= 512 * np.finfo(pixels.dtype if pixels.dtype.kind == "f" else np.float64).eps * max(-low, high):
+        return high
     functions: dict[str, Any] = {
         "otsu": filters.threshold_otsu,
         "li": filters.threshold_li,
@@ -144,8 +146,8 @@ def segment_nuclei(
     check_range("segment_nuclei", "seed_distance", seed_distance, 1, 1000)
     if max_area is not None:
         check_range("segment_nuclei", "max_area", max_area, min_area)
-    if not isinstance(method, int | float) and method not in _METHODS:
-        raise UsageError(f"segment_nuclei: method is {method!r}", f"It is one of {', '.join(_METHODS)}, or a number.")
+    if not isinstance(method, int | float) and method not in METHODS:
+        raise UsageError(f"segment_nuclei: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
     labels = np.zeros(stack.shape, dtype=np.int32)
     for plane, out in zip(stack, labels, strict=True):
         mask = _foreground(plane, sigma, method, min_contrast)

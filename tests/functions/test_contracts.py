@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from openhcs_jupyter import functions
@@ -16,11 +17,19 @@ from tests.functions.images import disks
 
 ALL = [getattr(functions, name) for name in functions.__all__]
 OF_IMAGES = [function for function in ALL if contract_of(function).kind == "image"]
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "correct_illumination": {"flat": np.ones((128, 128), np.float32)},
+    "crop": {"y": 0, "x": 0, "height": 128, "width": 128},
+    "normalize_with": {"limits": pd.DataFrame({"low": [10.0], "high": [100.0]})},
+    "segment_cells": {"nuclei": (disks([(30, 30)]) > 1000).astype(np.int32)},
+    "subtract_channel": {"channel": 0},
+}
+"""What functions need beside their stack."""
 
 
 @pytest.mark.parametrize("function", ALL, ids=lambda function: function.__name__)
 def test_every_function_says_what_it_is(function: Callable[..., Any]) -> None:
-    assert contract_of(function).kind in ("image", "measure", "table")
+    assert contract_of(function).kind in ("image", "measure", "table", "reducer")
     assert function.__doc__
 
 
@@ -33,7 +42,7 @@ def test_image_functions_return_what_they_declare_and_leave_their_input(
     stack = (planes // 16).astype(dtype)
     before = stack.copy()
     stack.flags.writeable = False
-    out = function(stack)
+    out = function(stack, **ARGUMENTS.get(function.__name__, {}))
     out = out[0] if isinstance(out, tuple) else out
     contract = contract_of(function)
     assert out.shape == ((1,) if contract.depth == "one" else (2,)) + stack.shape[1:]

@@ -1,4 +1,4 @@
-"""Gaussian blur, median and top-hat, held to scikit-image and SciPy."""
+"""Gaussian blur, sharpening, median and top-hat, held to scikit-image and SciPy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage import filters, morphology, transform
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions import gaussian_blur, median, top_hat
+from openhcs_jupyter.functions import gaussian_blur, median, sharpen, top_hat
 from tests.functions.images import disks, quick, stacks
 
 
@@ -38,6 +38,37 @@ def test_sigma_0_returns_a_copy() -> None:
 def test_a_saturated_image_stays_saturated() -> None:
     stack = np.full((1, 20, 20), 65535, np.uint16)
     assert gaussian_blur(stack, 2).min() == 65535
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+def test_sharpening_is_the_unsharp_mask_of_scikit_image(dtype: str) -> None:
+    stack = disks([(40, 40), (90, 64)], noise=40).astype(dtype)
+    out = sharpen(stack, sigma=1.5, amount=0.8)
+    assert out.dtype == stack.dtype
+    expected = filters.unsharp_mask(stack[0].astype(np.float64), 1.5, 0.8, preserve_range=True)
+    if dtype == "uint16":
+        expected = expected.clip(0, 65535)
+    # The border is treated otherwise, as far as the kernel reaches.
+    inner = np.s_[6:-6, 6:-6]
+    np.testing.assert_allclose(out[0][inner], expected[inner], rtol=1e-5, atol=0.51 if dtype == "uint16" else 0.01)
+
+
+@quick
+@given(stacks(("uint8", "uint16", "int16", "float32")), st.sampled_from([0.5, 2.0]))
+def test_what_is_sharpened_adds_what_a_blur_takes_away(stack: NDArray[Any], amount: float) -> None:
+    plane = stack.astype(np.float64)
+    expected = plane + amount * (plane - np.stack([filters.gaussian(one, 1.0) for one in plane]))
+    if stack.dtype.kind in "iu":
+        limits = np.iinfo(stack.dtype)
+        expected = expected.clip(limits.min, limits.max)
+    scale = max(1.0, float(np.abs(plane).max()))
+    tolerance = 0.51 if stack.dtype.kind in "iu" else 1e-5 * scale
+    np.testing.assert_allclose(sharpen(stack, 1.0, amount), expected, rtol=0, atol=tolerance)
+
+
+def test_an_amount_of_0_changes_nothing() -> None:
+    stack = disks([(40, 40)])
+    assert np.array_equal(sharpen(stack, amount=0), stack)
 
 
 @quick
@@ -80,6 +111,8 @@ def test_a_factor_keeps_objects_and_removes_a_slope() -> None:
     ("call", "message"),
     [
         (lambda stack: gaussian_blur(stack, -1), "sigma is -1"),
+        (lambda stack: sharpen(stack, -1), "sigma is -1"),
+        (lambda stack: sharpen(stack, 1, -1), "amount is -1"),
         (lambda stack: median(stack, 3), "radius is 3"),
         (lambda stack: median(stack.astype(np.int32)), "pixels are int32"),
         (lambda stack: top_hat(stack, 0), "radius is 0"),

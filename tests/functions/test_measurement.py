@@ -1,4 +1,4 @@
-"""Measurement of objects, held to scikit-image; medians of wells, held to pandas."""
+"""Measurement and counting of objects, held to scikit-image; medians of wells, held to pandas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skimage.measure import regionprops
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions import measure_objects, well_medians
+from openhcs_jupyter.functions import count_objects, measure_objects, well_medians
 from openhcs_jupyter.pipeline import Context
 from tests.functions.images import quick, read_only
 
@@ -160,3 +160,16 @@ def test_a_well_without_objects_counts_0() -> None:
 def test_a_table_without_wells_is_refused() -> None:
     with pytest.raises(UsageError, match="no column 'well'"):
         well_medians(pd.DataFrame({"area": [1, 2]}))
+
+
+@quick
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.sampled_from([0, 1, 2, 9])))
+def test_objects_are_counted(labels: NDArray[np.uint8]) -> None:
+    counted = count_objects(np.ones((2, *labels.shape), np.uint16), read_only(labels))
+    assert counted["objects"] == len(set(labels.ravel().tolist()) - {0})
+    assert counted["covered"] == pytest.approx((labels > 0).mean())
+
+
+def test_labels_of_another_size_are_not_counted() -> None:
+    with pytest.raises(UsageError, match="count_objects: labels have the shape"):
+        count_objects(np.ones((1, 4, 4), np.uint16), np.ones((3, 3), np.int32))

@@ -1,17 +1,20 @@
-"""Percentile normalisation, held to numpy.percentile."""
+"""Percentile normalisation of stacks and plates, held to numpy.percentile."""
 
 from __future__ import annotations
 
+import functools
+import pickle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions import percentile_normalize
+from openhcs_jupyter.functions import PlatePercentiles, normalize_with, percentile_normalize
 from openhcs_jupyter.functions.histogram import histogram, percentiles
 from tests.functions.images import quick, read_only, stacks
 
@@ -90,3 +93,71 @@ def test_parameters_that_do_not_fit_are_named(params: dict[str, Any], message: s
 def test_a_single_plane_without_its_axis_is_refused() -> None:
     with pytest.raises(UsageError, match=r"shape \(N, Y, X\)"):
         percentile_normalize(np.zeros((4, 4), np.uint16))
+
+
+def over_a_plate(stacks: list[NDArray[Any]], low: float, high: float) -> dict[str, float]:
+    reducer = PlatePercentiles(low, high)
+    parts = [pickle.loads(pickle.dumps(reducer.update(reducer.init(), stack))) for stack in stacks]
+    return reducer.finish(functools.reduce(reducer.merge, parts, reducer.init()))
+
+
+@quick
+@given(st.sampled_from(["uint8", "uint16"]), st.data(), st.floats(0, 40), st.floats(60, 100))
+def test_percentiles_over_a_plate_are_those_of_numpy(dtype: str, data: st.DataObject, low: float, high: float) -> None:
+    plate = data.draw(st.lists(stacks((dtype,)), min_size=1, max_size=4))
+    found = over_a_plate(plate, low, high)
+    pixels = np.concatenate([stack.ravel() for stack in plate]).astype(np.float64)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(pixels, (low, high))), abs=1e-9)
+
+
+@quick
+@given(stacks(), st.floats(0, 40), st.floats(60, 100))
+def test_limits_that_are_given_become_0_and_65535(stack: NDArray[Any], low: float, high: float) -> None:
+    limits = pd.DataFrame({"channel": "DAPI", "low": [low], "high": [high]}, index=[3])
+    out = normalize_with(stack, limits)
+    assert out.dtype == np.uint16
+    expected = (np.clip(stack.astype(np.float64), low, high) - low) * 65535 / (high - low)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1)
+
+
+def test_equal_limits_give_zeros() -> None:
+    limits = pd.DataFrame({"low": [7.0], "high": [7.0]})
+    assert not normalize_with(np.full((1, 3, 3), 9, np.uint16), limits).any()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"low": [1.0]}, "limits have 1 rows and the columns low"),
+        ({"low": [1.0, 2.0], "high": [3.0, 4.0]}, "limits have 2 rows"),
+        ({"low": [5.0], "high": [4.0]}, "low is 5 and high is 4"),
+        ({"low": [float("nan")], "high": [4.0]}, "low is nan"),
+    ],
+)
+def test_limits_that_do_not_fit_are_named(limits: dict[str, list[float]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        normalize_with(np.ones((1, 2, 2), np.uint16), pd.DataFrame(limits))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda stack: over_a_plate([stack], 60, 40), "PlatePercentiles: low is 60 and high is 40"),
+        (lambda stack: over_a_plate([stack.astype(np.float32)], 1, 99), "pixels are float32"),
+        (lambda stack: over_a_plate([stack, stack.astype(np.uint8)], 1, 99), "some pixels are uint16, others uint8"),
+        (lambda stack: over_a_plate([], 1, 99), "no pixels"),
+    ],
+)
+def test_what_has_no_percentiles_over_a_plate_is_named(call: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(np.ones((1, 2, 2), np.uint16))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_few_bright_pixels_in_a_dark_image_stay_bright(dtype: str) -> None:
+    stack = np.zeros((1, 100, 100), dtype)
+    stack[0, :2] = 1
+    stack[0, 0, 0] = 60000
+    out = percentile_normalize(stack, 1, 99)
+    assert out[0, 0, 0] == out[0, 1].min() == 65535
+    assert not out[0, 2:].any()

@@ -1,0 +1,127 @@
+"""How far two channels show the same places."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.functions._checks import Stack, channel_names, check_stack, label_plane
+from openhcs_jupyter.functions.segmentation import METHODS, Method, find_threshold
+from openhcs_jupyter.pipeline.contracts import Context, measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CONSTANT = 1e-20
+
+
+@measure(stack="channel", need=16.0)
+def colocalisation(
+    stack: Stack,
+    labels: NDArray[Any] | None = None,
+    method: Method | float = "otsu",
+    context: Context | None = None,
+) -> pd.DataFrame:
+    """Measure the colocalisation of every two channels, over the whole field or in each object.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (C, Y, X)
+        Two planes or more, one a channel, of any integer or floating-point type; intensities of at least 0.
+    labels : ndarray of shape (Y, X) or (1, Y, X), optional
+        Integers; 0 is background. Left out, the whole field is one object with the label 0.
+    method
+        Above which threshold a channel counts as there, for Manders' coefficients: found over the whole plane as in
+        `threshold`, or the threshold itself.
+    context
+        Names the channels; without it they are numbered from 0.
+
+    Returns
+    -------
+    DataFrame
+        One row an object, by label: ``label``, ``pixels``, and for every two channels A and B ``pearson_A_B``:
+        Pearson's correlation; ``overlap_A_B``: Manders' overlap coefficient; ``manders_A_B``: the share of A's
+        intensity where B is above its threshold, and ``manders_B_A`` the other way. NaN where it is not defined, as the
+        correlation with a constant.
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN, infinite or negative, there is one channel only, or the labels do not fit the stack.
+
+    Notes
+    -----
+    As `skimage.measure.pearson_corr_coeff`, `manders_coloc_coeff` and `manders_overlap_coeff` within each object.
+    Manders et al. (1993). Sums in float64.
+    """
+    import pandas as pd
+
+    check_stack(stack, "colocalisation")
+    names = channel_names(context, len(stack))
+    if len(stack) < 2:
+        raise UsageError("colocalisation: it was given one channel", "Name two or more with channel=, or none.")
+    if stack.dtype.kind in "if" and stack.min() < 0:
+        raise UsageError("colocalisation: some pixels are negative", "Intensities are at least 0.")
+    if not isinstance(method, int | float) and method not in METHODS:
+        raise UsageError(f"colocalisation: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
+    groups, numbers = _groups(labels, stack.shape[1:])
+    inside = groups >= 0
+    where = groups[inside]
+    pixels = np.bincount(where, minlength=len(numbers))
+    columns: dict[str, NDArray[Any]] = {"label": numbers, "pixels": pixels}
+    channels = [_Channel(plane, inside, where, pixels, method) for plane in stack]
+    for (a, one), (b, other) in itertools.combinations(zip(names, channels, strict=True), 2):
+        columns[f"pearson_{a}_{b}"] = _divided(one.sums(one.centred * other.centred), one.spread * other.spread)
+        columns[f"overlap_{a}_{b}"] = _divided(one.sums(one.values * other.values), one.norm * other.norm)
+        columns[f"manders_{a}_{b}"] = _divided(one.sums(one.values * other.above), one.total)
+        columns[f"manders_{b}_{a}"] = _divided(one.sums(other.values * one.above), other.total)
+    return pd.DataFrame(columns)
+
+
+class _Channel:
+    """One channel's pixels within objects, and their sums by object."""
+
+    def __init__(
+        self,
+        plane: Stack,
+        inside: NDArray[np.bool_],
+        where: NDArray[np.int64],
+        pixels: NDArray[np.int64],
+        method: Method | float,
+    ) -> None:
+        self.where = where
+        self.count = len(pixels)
+        limit = float(method) if isinstance(method, int | float) else find_threshold(plane, method)
+        self.above = (plane > limit)[inside]
+        self.values = plane[inside].astype(np.float64)
+        self.total = self.sums(self.values)
+        squares = self.sums(self.values**2)
+        self.norm = np.sqrt(squares)
+        self.centred = self.values - (self.total / pixels)[where]
+        spread = self.sums(self.centred**2)
+        # What rounding leaves of a constant is not correlated with anything.
+        self.spread = np.sqrt(np.where(spread > _CONSTANT * squares, spread, 0.0))
+
+    def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(self.where, weights=values, minlength=self.count).astype(np.float64)
+
+
+def _groups(labels: NDArray[Any] | None, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return planes of objects numbered from 0, background -1, and the labels of the objects."""
+    if labels is None:
+        return np.zeros(shape, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    plane, own = label_plane(labels, shape, "colocalisation")
+    present = np.flatnonzero(np.bincount(plane.ravel()))
+    present = present[present > 0]
+    number = np.full(int(plane.max()) + 1, -1, dtype=np.int64)
+    number[present] = np.arange(len(present))
+    return number[plane], present.astype(np.int64) if own is None else own[present]
+
+
+def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    quotient: NDArray[np.float64] = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    return quotient
