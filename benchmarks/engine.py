@@ -82,6 +82,7 @@ def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     best = [min(pair) for pair in zip(seconds("OpenHCS fork"), seconds("OpenHCS spawn"), strict=True)]
     return {
         "vs_plain_pool": median_ratio(seconds("ours", "run_s"), seconds("plain pool")),
+        "vs_plain_pool_second_run": median_ratio(seconds("ours again", "run_s"), seconds("plain pool")),
         "vs_openhcs_best": median_ratio(best, seconds("ours")),
         "vs_openhcs_default": median_ratio(seconds("OpenHCS spawn"), seconds("ours")),
         "vs_openhcs_standard": median_ratio(best, seconds("ours standard")),
