@@ -61,6 +61,10 @@ class RunError(OpenHCSError):
     """A run has failed, or its results are not there."""
 
 
+class StreamError(OpenHCSError):
+    """What a viewer asked for is not there, or a connection cannot be made."""
+
+
 def _line(problem: Problem) -> str:
     where = f"line {problem.line}: " if problem.line else ""
     hint = f"\n    {problem.hint}" if problem.hint else ""

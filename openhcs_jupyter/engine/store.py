@@ -15,7 +15,7 @@ import msgspec
 from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
-from openhcs_jupyter.model import RunRecord
+from openhcs_jupyter.model import Plate, RunRecord
 
 _LOCK = "lock"
 _LOOKED_AT_S = 0.1
@@ -27,8 +27,9 @@ Writer = Callable[[BinaryIO], None]
 class RunFolder:
     """The folder of one run.
 
-    ``run.json`` is the record, ``plan.json`` the plan, ``journal.jsonl`` the events, and ``units/KEY/`` the results of
-    a unit. A unit's folder is written beside its place and renamed into it, so it is there only when it is whole.
+    ``run.json`` is the record, ``plan.json`` the plan, ``plate.json`` the plate as it was, ``journal.jsonl`` the
+    events, and ``units/KEY/`` the results of a unit. A unit's folder is written beside its place and renamed into it,
+    so it is there only when it is whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +47,7 @@ class RunFolder:
         try:
             self.units.mkdir(parents=True, exist_ok=True)
             self._write("run.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
+            self._write("plate.json", msgspec.json.encode(plan.plate))
             self._write("plan.json", plan.to_json())
         except OSError as error:
             raise RunError(
@@ -72,6 +74,13 @@ class RunFolder:
             return ExecutionPlan.from_json((self.path / "plan.json").read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"The plan of run {self.run_id} cannot be read: {error}") from error
+
+    def plate(self) -> Plate:
+        """Read the plate as it was when the run started."""
+        try:
+            return msgspec.json.decode((self.path / "plate.json").read_bytes(), type=Plate)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RunError(f"The plate of run {self.run_id} cannot be read: {error}") from error
 
     def lock(self) -> Lock:
         """Take the run for this process; held until it is closed or the process ends.

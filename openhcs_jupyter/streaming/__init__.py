@@ -1,0 +1,21 @@
+"""Results on their way to a viewer: what it is told, how it asks for planes, and what answers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.streaming.folder import FolderSource
+    from openhcs_jupyter.streaming.source import Plane, PlaneRequest, Priority, Source, TableRequest
+
+__all__ = ["FolderSource", "Plane", "PlaneRequest", "Priority", "Source", "TableRequest"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "folder": ["FolderSource"],
+        "source": ["Plane", "PlaneRequest", "Priority", "Source", "TableRequest"],
+    },
+)

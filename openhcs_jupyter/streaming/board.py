@@ -1,0 +1,81 @@
+"""Keeps the latest announcement about each thing, so that who listens late hears everything there is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from openhcs_jupyter.streaming.layers import (
+    AnyAnnouncement,
+    LayerKnown,
+    LinkChanged,
+    Progressed,
+    RunAnnounced,
+    StackReady,
+    TableReady,
+)
+
+Key = tuple[str | int | None, ...]
+Listener = Callable[[AnyAnnouncement], None]
+
+
+def key_of(announcement: AnyAnnouncement) -> Key:
+    """Say what an announcement is about; a later one about the same takes its place."""
+    match announcement:
+        case RunAnnounced():
+            return ("run", announcement.view.id)
+        case LayerKnown():
+            return ("layer", announcement.run, announcement.layer.index)
+        case StackReady() | TableReady():
+            return ("ready", announcement.run, announcement.layer, announcement.well, announcement.field)
+        case Progressed():
+            return ("progress", announcement.run, announcement.well)
+        case LinkChanged():
+            return ("link",)
+
+
+class Board:
+    """Announcements and who listens to them. Used by several threads."""
+
+    def __init__(self) -> None:
+        self._latest: dict[Key, AnyAnnouncement] = {}
+        self._listeners: list[Listener] = []
+        self._lock = threading.RLock()  # a listener may subscribe another one
+
+    def post(self, announcement: AnyAnnouncement) -> None:
+        """Keep an announcement and tell everybody."""
+        with self._lock:
+            if isinstance(announcement, RunAnnounced):
+                self._forget(announcement.view.id)
+            key = key_of(announcement)
+            self._latest.pop(key, None)
+            self._latest[key] = announcement
+            for listener in self._listeners:
+                listener(announcement)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell a listener everything that is kept, then everything new; returns what ends it."""
+        with self._lock:
+            for announcement in list(self._latest.values()):
+                listener(announcement)
+            self._listeners.append(listener)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners.remove(listener)
+
+        return end
+
+    def snapshot(self) -> list[AnyAnnouncement]:
+        """Return everything that is kept, in order."""
+        with self._lock:
+            return list(self._latest.values())
+
+    def latest(self, key: Key) -> AnyAnnouncement | None:
+        """Return what was last said about something."""
+        with self._lock:
+            return self._latest.get(key)
+
+    def _forget(self, run: str) -> None:
+        for key in [key for key in self._latest if len(key) > 1 and key[1] == run]:
+            del self._latest[key]

@@ -1,0 +1,79 @@
+"""Reads planes, tables and contrast limits from a unit's folder in the run store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openhcs_jupyter.streaming.layers import COARSE, LayerKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Array = NDArray[np.generic]
+_SAMPLES = 128
+_LOW, _HIGH = 0.005, 0.998
+
+
+def open_stack(path: Path) -> Array:
+    """Map an array ``(T, Z, Y, X)`` read-only.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is gone, or is no such array.
+    """
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 4:
+        raise ValueError(f"{path} holds an array of {array.ndim} dimensions, not 4")
+    return array
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read an Arrow file; its columns are maps of it."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def fetch_pages(plane: Array) -> None:
+    """Touch every page of a mapped plane, so that whoever reads it next does not wait for the disk."""
+    np.add.reduce(plane.reshape(-1).view(np.uint8)[::4096])
+
+
+def coarse(plane: Array, kind: LayerKind) -> Array:
+    """Shrink a plane ``(Y, X)`` by 8, rounding its size up: means of an image, every eighth pixel of labels."""
+    import cv2
+
+    if kind == "labels":
+        return np.ascontiguousarray(plane[::COARSE, ::COARSE])
+    size = (-(-plane.shape[1] // COARSE), -(-plane.shape[0] // COARSE))
+    if plane.dtype.name in ("uint8", "uint16", "int16", "float32", "float64"):
+        small: Array = cv2.resize(np.asarray(plane), size, interpolation=cv2.INTER_AREA)
+        return small
+    means: Array = cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(plane.dtype)
+    return means
+
+
+def contrast(stack: Array, kind: LayerKind) -> tuple[float, float]:
+    """Return limits of contrast from some 16,000 pixels of the middle plane ``(T, Z, Y, X)``; highest label of labels.
+
+    Limits are the 0.5th and 99.8th percentile, and differ from each other.
+    """
+    plane = stack[0, stack.shape[1] // 2]
+    steps = [max(1, size // _SAMPLES) for size in plane.shape]
+    values = np.asarray(plane[:: steps[0], :: steps[1]]).ravel()
+    if kind == "labels":
+        return 0.0, float(max(1, values.max(initial=0)))
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    order = [int(_LOW * (values.size - 1)), int(_HIGH * (values.size - 1))]
+    values = np.partition(values, order)
+    low, high = float(values[order[0]]), float(values[order[1]])
+    return (low, high) if high > low else (low, low + 1.0)
