@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, LeftOut, Memory, Stage, TakenChannel
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, Stage, TakenChannel
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
 from openhcs_jupyter.compiler.selection import Selection, choose, hold_to_usual
 from openhcs_jupyter.compiler.stages import Splitter, add_saving, finished
 from openhcs_jupyter.compiler.units import UnitMaker
-from openhcs_jupyter.model import Plate, ResultSpec
+from openhcs_jupyter.model import Plate
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.topology import Topology
 
@@ -65,8 +65,6 @@ def compile(
     resolved = resolve(pipeline, chosen, problems)
     chosen = hold_to_usual(plate, selection, chosen, resolved.taken, problems)
     steps, results = decide_results(pipeline, resolved, problems)
-    if save:
-        _check_saving(pipeline, results, problems)
     problems.raise_if_any()
 
     wells = len({well.id for well, _, _ in chosen.fields})
@@ -95,32 +93,10 @@ def compile(
         results=tuple(results),
         memory=memory,
         devices=("cpu",),
-        left_out=(*chosen.left_out, *(_unsaved(results) if save else ())),
+        left_out=chosen.left_out,
         save=save,
     )
     return plan.bind(pipeline, plate)
-
-
-def _unsaved(results: Sequence[ResultSpec]) -> Iterator[LeftOut]:
-    """Tell which images the repository does not take: a plate of images has no place for one of the whole plate."""
-    for result in results:
-        if result.scope == "plate" and result.kind in ("image", "labels"):
-            yield LeftOut(
-                what=f"saving {result.kind} {result.name!r}",
-                why=f'it is one for the whole plate; it stays in the run\'s folder: run.{result.kind}("{result.name}")',
-            )
-
-
-def _check_saving(pipeline: Pipeline, results: Sequence[ResultSpec], problems: Problems) -> None:
-    """Check that a place in the results holds images of a field or of a whole well, not of both."""
-    first = {result.scope: result for result in reversed(results) if result.kind in ("image", "labels")}
-    if "field" in first and "well" in first:
-        of_field, of_well = first["field"], first["well"]
-        problems.add(
-            f"{of_field.name!r} is of each field and {of_well.name!r} of each well: they cannot be saved together",
-            "Keep one of the two, or make two runs.",
-            pipeline.steps[of_well.step],
-        )
 
 
 def _memory(

@@ -108,7 +108,7 @@ class Splitter:
 
 def add_saving(splitter: Splitter, results: Sequence[ResultSpec]) -> None:
     """Append the stages that write pixel results into the repository, one for each scope that has any."""
-    for scope in ("field", "well"):
+    for scope in ("field", "well", "plate"):
         steps = [r.step for r in results if r.scope == scope and r.kind in ("image", "labels")]
         if steps:
             needs = {splitter.made_in[step] for step in steps}

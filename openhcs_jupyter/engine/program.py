@@ -29,6 +29,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[TakenChannel, ...]
     plate_channels: tuple[Channel, ...]
     size_t: int
+    pixel_size_um: float | None
+    """Of the plate's images; None where they differ."""
     steps: tuple[PlannedStep, ...]
     stages: tuple[Stage, ...]
     results: tuple[ResultSpec, ...]
@@ -44,6 +46,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
     """Put together the program of a plan that is bound to its pipeline and plate."""
     plate = plan.plate
+    sizes = {image.layout.pixel_size_um for _, field in plate.fields() for image in field.images}
     calls = {step.index: chains_of(plan.pipeline.steps[step.index]) for step in plan.steps}
     return Program(
         repository=plan.repository,
@@ -55,6 +58,7 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         channels=plan.channels,
         plate_channels=plate.channels,
         size_t=plan.size_t,
+        pixel_size_um=sizes.pop() if len(sizes) == 1 else None,
         steps=plan.steps,
         stages=plan.stages,
         results=plan.results,

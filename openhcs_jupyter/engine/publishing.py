@@ -47,10 +47,8 @@ def publish(
             if any(path.exists() for path in paths):
                 writer.write_table(spec.name, read_tables(paths))
     saved = {stage.index for stage in plan.stages if stage.kind == "save"}
-    fields = sorted(
-        {(unit.well, unit.field or 1) for unit, _ in finished if unit.stage in saved and unit.well is not None}
-    )
-    return writer.finish(fields, _documents(plan, record, failed))
+    places = [(unit.well, unit.field) for unit, _ in finished if unit.stage in saved]
+    return writer.finish(places, _documents(plan, record, failed))
 
 
 def _documents(plan: ExecutionPlan, record: RunRecord, failed: int) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Writes a run's results into the repository: fields by the workers, tables and provenance by the conductor."""
+"""Writes a run's results into the repository: pixels by the workers, tables and provenance by the conductor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository import FieldResults, Repository
 
 
-def save_field(program: Program, work: Work, repository: Repository) -> None:
-    """Write the images and labels of one field, or of a well whose fields are joined."""
+def save_pixels(program: Program, work: Work, repository: Repository) -> None:
+    """Write the images and labels of one field, of a well whose fields are joined, or of the plate."""
     writer = repository.writer(program.record)
     units = program.run_folder / "units"
     unit = work.unit
-    assert unit.well is not None
     arrays: dict[str, Pixels] = {}
     for spec in program.results:
         if spec.kind in ("image", "labels") and spec.scope == program.stages[unit.stage].scope:
@@ -24,15 +23,15 @@ def save_field(program: Program, work: Work, repository: Repository) -> None:
                     arrays[spec.name] = pixels
                     break
             else:
-                raise RepositoryError(f"{unit.well}: there is no {spec.kind} {spec.name!r} to save")
-    source = work.sources[0]
+                raise RepositoryError(f"{unit.well or 'The plate'}: there is no {spec.kind} {spec.name!r} to save")
+    layout = work.sources[0].image.layout if work.sources else None
     writer.write_field(
         FieldResults(
             well=unit.well,
-            field=unit.field or 1,
+            field=unit.field,
             arrays=arrays,
-            pixel_size_um=source.image.layout.pixel_size_um,
-            z_step_um=source.image.layout.z_step_um,
-            position_um=source.position_um if unit.field else None,
+            pixel_size_um=layout.pixel_size_um if layout else program.pixel_size_um,
+            z_step_um=layout.z_step_um if layout else None,
+            position_um=work.sources[0].position_um if unit.field else None,
         )
     )

@@ -21,7 +21,7 @@ from openhcs_jupyter.engine.calls import StepError, describe, trace_of
 from openhcs_jupyter.engine.compute import compute
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs
-from openhcs_jupyter.engine.saving import save_field
+from openhcs_jupyter.engine.saving import save_pixels
 from openhcs_jupyter.engine.store import RunFolder, Writer
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.repository import Repository, connect
@@ -143,7 +143,7 @@ class _Worker:
             if inputs.failure is not None:
                 raise inputs.failure
             if stage.kind == "save":
-                save_field(self._program, inputs.work, self._repository)
+                save_pixels(self._program, inputs.work, self._repository)
             else:
                 done.files = compute(self._program, inputs, lambda step: self._status.note(unit.id, step, begin))
         except StepError as error:

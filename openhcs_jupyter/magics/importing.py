@@ -33,12 +33,10 @@ def register(repository: Repository, arguments: argparse.Namespace, progress: Pr
         If no plate is recognised in the folder.
     """
     from openhcs_jupyter.repository.embedded import EmbeddedRepository
-    from openhcs_jupyter.repository.embedded.importing import import_plate
 
     if not isinstance(repository, EmbeddedRepository):
         raise UsageError(f"{repository.uri} takes no folders", "Connect a folder: %openhcs connect default.")
-    return import_plate(
-        repository,
+    return repository.import_plate(
         arguments.folder,
         name=arguments.name,
         progress=progress,

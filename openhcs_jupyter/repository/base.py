@@ -54,12 +54,17 @@ class PixelSource(ABC):
         self.close()
 
 
-class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The pixel results of one field, for a writer."""
+Place = tuple[str | None, int | None]
+"""Well and field of results; the field is None for a well whose fields were joined, both for the whole plate."""
 
-    well: str
-    field: int
-    """Counted from 1."""
+
+class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
+    """The pixel results of one field, of one well whose fields were joined, or of the plate; for a writer."""
+
+    well: str | None
+    """None: the whole plate."""
+    field: int | None
+    """Counted from 1; None: of the whole well, or plate."""
     arrays: Mapping[str, NDArray[np.generic]]
     """By the name of the result: images ``(T, C, Z, Y, X)``; labels ``(T, 1, Z, Y, X)``, integers, 0 is background."""
     pixel_size_um: float | None
@@ -70,7 +75,7 @@ class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
 class ResultWriter(ABC):
     """Puts a run's results into the repository: whole or not at all.
 
-    The conductor of a run calls `begin` once, then `write_field` is called for every field, from any process and in any
+    The conductor of a run calls `begin` once, then `write_field` is called for every place, from any process and in any
     order, then the conductor calls `write_table` and `finish`. Until `finish` nothing of it can be seen as a result.
     All calls may be repeated after an interruption; a repeated call replaces what the first one wrote.
     """
@@ -81,20 +86,20 @@ class ResultWriter(ABC):
 
     @abstractmethod
     def write_field(self, field: FieldResults) -> None:
-        """Write the images and labels of one field."""
+        """Write the images and labels of one field, well or plate."""
 
     @abstractmethod
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write one table of the whole run."""
 
     @abstractmethod
-    def finish(self, fields: Sequence[tuple[str, int]], documents: Mapping[str, bytes]) -> str:
+    def finish(self, fields: Sequence[Place], documents: Mapping[str, bytes]) -> str:
         """Publish the results with their provenance.
 
         Parameters
         ----------
         fields
-            ``(well, field)`` of everything that was written.
+            The place of everything that was written.
         documents
             Files that go with the results, by name: ``provenance.json``, the cell, the plan.
 

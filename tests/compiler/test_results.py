@@ -107,9 +107,16 @@ def test_names_are_checked_with_everything_else() -> None:
     assert len(messages) == 2
 
 
-def test_images_of_fields_and_of_joined_wells_are_not_saved_together() -> None:
-    steps = [Step(blur, save=True), Step(project, stack="field", save=True)]
-    assert len(plan_of(steps).results) == 2
-    assert "'blur' is of each field and 'project' of each well: they cannot be saved together" in problem_of(
-        steps, save=True
-    )
+def test_images_of_fields_of_joined_wells_and_of_the_plate_are_saved_together() -> None:
+    steps = [
+        Step(blur, save=True),
+        Step(MeanImage, channel="DAPI", outputs=ImageOutput("mean")),
+        Step(project, stack="field", save=True),
+    ]
+    plan = plan_of(steps, save=True)
+    assert [(stage.scope, stage.units) for stage in plan.stages if stage.kind == "save"] == [
+        ("field", sum(1 for _ in plan.plate.fields())),
+        ("well", len(plan.plate.wells)),
+        ("plate", 1),
+    ]
+    assert plan.left_out == ()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 
 from openhcs_jupyter import ImageOutput, Labels, Points, Step, Table, image, measure, table
 from openhcs_jupyter.compiler import Selection
@@ -22,6 +23,7 @@ from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.pipeline import Step as PlainStep
 from openhcs_jupyter.pipeline.contracts import Context
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.repository.embedded.saved import open_results
 from tests.engine.bench import LONGEST_S, Bench, fresh, journal, until
 from tests.engine.functions import Mean, total
 from tests.plates import MadePlate
@@ -583,6 +585,40 @@ class TestTheRun:
         assert any(name.startswith("counts") and name.endswith(".parquet") for name in names)
         (parquet,) = where.rglob("counts*.parquet")
         pd.testing.assert_frame_equal(pd.read_parquet(parquet), started.table("counts"), check_dtype=False)
+
+    def test_images_of_fields_of_joined_wells_and_of_the_plate_are_saved_in_one_run(self, bench: Bench) -> None:
+        @image(stack="field", depth="one")
+        def montage(stack: Any) -> Any:
+            return np.concatenate(list(stack), axis=1)[None]
+
+        class Brightest:
+            def init(self) -> Any:
+                return None
+
+            def update(self, state: Any, stack: Any) -> Any:
+                return stack.max(0) if state is None else np.maximum(state, stack.max(0))
+
+            def merge(self, state: Any, other: Any) -> Any:
+                return np.maximum(state, other)
+
+            def finish(self, state: Any) -> Any:
+                return state
+
+        started = bench.done(
+            Step(lambda stack: stack + 1, name="up", save=True),
+            Step(Brightest, channel="GFP", outputs=ImageOutput("brightest")),
+            Step(montage, save=True),
+            save=True,
+        )
+        results = open_results(Path(started.results_at or ""))
+        for name, well, field in [("up", "B02", 2), ("montage", "A01", 1), ("brightest", None, 1)]:
+            there = started.image(name, well=well, field=field)
+            saved = zarr.open_array(results.group(name, well, field) / "0", mode="r")
+            same(saved[...], there)
+        everything = np.stack([bench.pixels(well, field, 1) + 1 for well, field in bench.places()])
+        same(started.image("brightest")[0, 0, 0], everything.max((0, 1)))
+        scale = zarr.open_group(results.group("brightest"), mode="r").attrs["multiscales"][0]["datasets"][0]
+        assert scale["coordinateTransformations"][0]["scale"][-2:] == [0.65, 0.65]
 
     def test_a_run_that_saves_nothing_has_no_place(self, bench: Bench) -> None:
         assert bench.done(Step(total, outputs=Table("totals"))).results_at is None

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
-from openhcs_jupyter.repository.embedded.importing import import_plate
 from openhcs_jupyter.repository.embedded.synthetic import DEMO, write_plate
 from tests.jupyter import Kernel, install_kernelspec, kernel
 
@@ -37,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     plate = write_plate(folder / "plates" / "small", spec)
     with EmbeddedRepository(folder / "repository") as repository:
-        import_plate(repository, plate)
+        repository.import_plate(plate)
     return folder
 
 

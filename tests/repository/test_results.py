@@ -241,6 +241,84 @@ def test_labels_over_no_image_are_a_plate_of_their_own(tmp_path: Path) -> None:
     HCS.from_zarr(zarr.open_group(Path(results.folder) / "nuclei.ome.zarr", mode="r"))
 
 
+WIDE = (
+    *SPECS,
+    ResultSpec(name="montage", kind="image", step=3, scope="well", channels=("DAPI",)),
+    ResultSpec(name="tissue", kind="labels", step=4, scope="well", channels=("DAPI",), over="montage"),
+    ResultSpec(name="mean", kind="image", step=5, scope="plate", channels=("DAPI",)),
+    ResultSpec(name="dust", kind="labels", step=6, scope="plate", channels=("DAPI",), over="mean"),
+)
+
+
+def of_well(well: str | None) -> FieldResults:
+    """Return results of a joined well, or of the plate."""
+    rng = np.random.default_rng(len(well or ""))
+    image, labels = ("montage", "tissue") if well else ("mean", "dust")
+    arrays = {
+        image: rng.integers(100, 4000, (1, 1, 1, 300, 842), dtype=np.uint16),
+        labels: rng.integers(0, 50, (1, 1, 1, 300, 842), dtype=np.int32),
+    }
+    return FieldResults(well=well, field=None, arrays=arrays, pixel_size_um=0.5, z_step_um=None)
+
+
+def test_images_of_fields_of_joined_wells_and_of_the_plate_stand_side_by_side(tmp_path: Path) -> None:
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+    from ome_zarr_models.v04 import HCS, Image, Well
+    from ome_zarr_models.v04.labels import Labels
+
+    made = begun(tmp_path, WIDE)
+    places = [*PLACES, ("A01", None), ("B12", None), (None, None)]
+    for well, field in places:
+        made.write_field(of_well(well) if field is None else results_of(well, field))
+    results = open_results(Path(made.finish(places, {})))
+    assert [(image.name, image.scope, image.wells) for image in results.images] == [
+        ("projection", "field", ("A01", "B12")),
+        ("montage", "well", ("A01", "B12")),
+        ("mean", "plate", ()),
+    ]
+    assert results.fields == ((None, None), ("A01", None), ("A01", 1), ("A01", 2), ("B12", None), ("B12", 1))
+    for well, image, labels in (("B12", "montage", "tissue"), (None, "mean", "dust")):
+        for name in (image, labels):
+            stored = zarr.open_array(results.group(name, well) / "0", mode="r")
+            np.testing.assert_array_equal(stored[...], of_well(well).arrays[name])
+    np.testing.assert_array_equal(
+        zarr.open_array(results.group("projection", "A01", 2) / "0", mode="r")[...], pixels("A01", 2)["projection"]
+    )
+    montage = zarr.open_group(Path(results.folder) / "montage.ome.zarr", mode="r")
+    HCS.from_zarr(montage)
+    (image,) = Well.from_zarr(montage["A/1"]).attributes.well.images
+    Image.from_zarr(montage[f"A/1/{image.path}"])
+    mean = zarr.open_group(results.group("mean"), mode="r")
+    assert Image.from_zarr(mean).attributes.multiscales[0].name == "Screen 7"
+    assert Labels.from_zarr(mean["labels"]).attributes.labels == ["dust"]
+    nodes = list(Reader(parse_url(results.group("mean")))())
+    np.testing.assert_array_equal(nodes[0].data[0].compute(), of_well(None).arrays["mean"])
+    with pytest.raises(RepositoryError, match="no 'montage' of C03"):
+        results.group("montage", "C03")
+
+
+def test_a_repeated_write_of_a_place_leaves_the_others(tmp_path: Path) -> None:
+    made = begun(tmp_path, WIDE)
+    places = [("A01", 1), ("A01", None), (None, None)]
+    for _ in range(2):
+        for well, field in places:
+            made.write_field(of_well(well) if field is None else results_of(well, field))
+    folder = Path(made.finish(places, {}))
+    again = begun(tmp_path, WIDE)
+    again.write_field(results_of("A01", 1))
+    assert open_results(Path(again.finish(places, {}))).fields == ((None, None), ("A01", None), ("A01", 1))
+    last = begun(tmp_path, WIDE)
+    last.write_field(of_well("A01"))
+    assert open_results(Path(last.finish([("A01", None)], {}))).fields == (("A01", None),)
+    assert [path.name for path in folder.iterdir() if path.suffix == ".zarr"] == ["montage.ome.zarr"]
+
+
+def test_an_image_of_another_reach_than_announced_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="'montage' was announced for each well; this is A01 field 1"):
+        begun(tmp_path, WIDE).write_field(results_of("A01", 1, montage=of_well("A01").arrays["montage"]))
+
+
 def test_any_name_of_a_result_is_taken(tmp_path: Path) -> None:
     names = ["a/b", "<lambda>", "..", "Zellkörper 1"]
     made = begun(tmp_path, tuple(ResultSpec(name=name, kind="image", step=0, scope="field") for name in names))
@@ -306,7 +384,7 @@ def test_a_repeated_write_replaces_the_field(tmp_path: Path) -> None:
 def test_fields_that_were_lost_are_named_at_the_end(tmp_path: Path) -> None:
     made = begun(tmp_path)
     made.write_field(results_of("A01", 1))
-    with pytest.raises(RepositoryError, match="B12/1"):
+    with pytest.raises(RepositoryError, match="B12 field 1"):
         made.finish([("A01", 1), ("B12", 1)], {})
     assert list_results(tmp_path) == []
 
@@ -334,7 +412,7 @@ def test_a_run_that_goes_on_keeps_the_fields_it_gathered(tmp_path: Path) -> None
 def test_a_changed_run_starts_afresh(tmp_path: Path) -> None:
     begun(tmp_path).write_field(results_of("A01", 1))
     changed = begun(tmp_path, SPECS[:1])
-    with pytest.raises(RepositoryError, match="A01/1"):
+    with pytest.raises(RepositoryError, match="A01 field 1"):
         changed.finish([("A01", 1)], {})
 
 
@@ -474,7 +552,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
             made.write_field(results_of("A01", 1, projection=noise))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    with pytest.raises(RepositoryError, match="A01/1"):
+    with pytest.raises(RepositoryError, match="A01 field 1"):
         made.finish([("A01", 1)], {})
 
 

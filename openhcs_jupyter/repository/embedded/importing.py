@@ -8,41 +8,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.model import ImageKind, Layout, PlateSummary, well_name
+from openhcs_jupyter.model import ImageKind, Layout, well_name
 from openhcs_jupyter.repository.embedded import formats
+from openhcs_jupyter.repository.embedded.catalogue import Catalogue
 from openhcs_jupyter.repository.embedded.formats import FieldPlace, FoundPlane, FoundPlate, Progress, WellPlace
 from openhcs_jupyter.repository.embedded.formats.base import FoundFile
 from openhcs_jupyter.repository.embedded.pixels import PlaneSpot, PlaneTable
-
-if TYPE_CHECKING:
-    from openhcs_jupyter.repository.embedded.repository import EmbeddedRepository
 
 _USUAL_PLATES = ((8, 12), (16, 24), (32, 48))
 _PROBLEMS_KEPT = 200
 _Index = tuple[int, int, int]
 
 
-def import_plate(
-    repository: EmbeddedRepository,
+def register(
+    catalogue: Catalogue,
     folder: str | Path,
     *,
     name: str | None = None,
     progress: Progress | None = None,
     reader: str | None = None,
     pattern: str | None = None,
-) -> PlateSummary:
+) -> int:
     """Register the plate in `folder`; no pixel is copied.
 
     The same folder again gives the same plate: ids stay, and images whose files changed get a new version.
 
     Parameters
     ----------
-    repository
+    catalogue
         Where the plate is registered.
     folder
         Of the plate, or one above or below it that leads to one plate only.
@@ -55,6 +52,11 @@ def import_plate(
     pattern
         Of the images' names, such as ``{well}_s{field}_w{channel}_z{z}.tif``, where no reader knows them; see
         `openhcs_jupyter.repository.embedded.formats.pattern.NamePattern`.
+
+    Returns
+    -------
+    int
+        The plate's id.
 
     Raises
     ------
@@ -71,9 +73,8 @@ def import_plate(
     except OSError as error:
         raise RepositoryError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
     checked = _Checked(found)
-    with repository.catalogue.transaction() as connection:
-        plate = _write(connection, found, checked, name)
-    return next(summary for summary in repository.plates() if summary.id == plate)
+    with catalogue.transaction() as connection:
+        return _write(connection, found, checked, name)
 
 
 class _CheckedImage(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from openhcs_jupyter.model import ResultSpec, parse_well, well_name
+from openhcs_jupyter.model import ResultSpec, Scope, parse_well, well_name
+from openhcs_jupyter.repository.base import Place
 
 INDEX = "results.json"
 
@@ -30,15 +31,32 @@ def group_of(known: Mapping[str, ResultSpec], spec: ResultSpec) -> Group:
     return Group(plate_name(spec.name), "")
 
 
-def plates_of(specs: Sequence[ResultSpec]) -> list[str]:
-    """List the folders of all plates that the results make."""
+def plates_of(specs: Sequence[ResultSpec], scope: Scope) -> list[str]:
+    """List the folders that the images and labels of one scope lie in."""
     known = {spec.name: spec for spec in specs if spec.kind in ("image", "labels")}
-    return list(dict.fromkeys(group_of(known, spec).plate for spec in known.values()))
+    return list(dict.fromkeys(group_of(known, spec).plate for spec in known.values() if spec.scope == scope))
 
 
-def field_path(well: str, field: int) -> str:
-    """Return the path of a field's group in a plate: field 1 of ``A01`` is ``A/1/0``."""
-    return f"{well_path(well)}/{field - 1}"
+def scope_of(place: Place) -> Scope:
+    """Say how far the results of a place reach."""
+    well, field = place
+    return "plate" if well is None else "well" if field is None else "field"
+
+
+def path_of(place: Place) -> str:
+    """Return the path of an image's group in its plate.
+
+    Field 1 of ``A01`` is ``A/1/0``, and so is the image of a well whose fields were joined: it is the only one there.
+    An image of the whole plate is no plate but stands by itself, in the folder that would be the plate's.
+    """
+    well, field = place
+    return "" if well is None else f"{well_path(well)}/{(field or 1) - 1}"
+
+
+def title_of(place: Place) -> str:
+    """Name a place for people."""
+    well, field = place
+    return "the plate" if well is None else well if field is None else f"{well} field {field}"
 
 
 def well_path(well: str) -> str:

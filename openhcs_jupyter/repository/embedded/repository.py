@@ -156,10 +156,11 @@ class EmbeddedRepository(Repository):
         reader: str | None = None,
         pattern: str | None = None,
     ) -> PlateSummary:
-        """Register the plate in `folder` in place; see `openhcs_jupyter.repository.embedded.importing.import_plate`."""
-        from openhcs_jupyter.repository.embedded.importing import import_plate
+        """Register the plate in `folder` in place; see `openhcs_jupyter.repository.embedded.importing.register`."""
+        from openhcs_jupyter.repository.embedded.importing import register
 
-        return import_plate(self, folder, name=name, progress=progress, reader=reader, pattern=pattern)
+        number = register(self.catalogue, folder, name=name, progress=progress, reader=reader, pattern=pattern)
+        return next(summary for summary in self.plates() if summary.id == number)
 
     def close(self) -> None:
         """Release connections."""

@@ -3,9 +3,12 @@
 A results folder ``<results>/<run id>`` holds::
 
     <image>.ome.zarr/            one plate for each image result, and for labels that lie over no image
-      A/1/0/                     field 1 of well A01; the field's number less one
+      A/1/0/                     field 1 of well A01; the field's number less one, 0 where the fields were joined
         0/ 1/ ...                the pyramid
         labels/<labels>/0/ ...
+    <image>.ome.zarr/            no plate but an image, where there is one for the whole plate
+      0/ 1/ ...
+      labels/<labels>/0/ ...
     tables/<table>.parquet
     provenance.json, plan.json, ...
     results.json                 what is there
@@ -32,17 +35,19 @@ import numpy as np
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, ResultSpec, RunRecord, parse_well, well_name
-from openhcs_jupyter.repository.base import FieldResults, ResultWriter
+from openhcs_jupyter.repository.base import FieldResults, Place, ResultWriter
 from openhcs_jupyter.repository.embedded.layout import (
     INDEX,
     Group,
     beside,
-    field_path,
     file_name,
     folders,
     group_of,
+    path_of,
     plates_of,
     row_name,
+    scope_of,
+    title_of,
     well_path,
 )
 from openhcs_jupyter.repository.embedded.multiscale import (
@@ -122,33 +127,33 @@ class OmeZarrWriter(ResultWriter):
         self._task = task
 
     def write_field(self, field: FieldResults) -> None:
-        """Write the images and labels of one field; fields may be written by several processes at once.
+        """Write the images and labels of one place; several may be written by several processes at once.
 
         Raises
         ------
         RepositoryError
             If a result is unknown or has pixels that cannot be stored, or if the folder is full or cannot be written.
-            Nothing of the field is kept then.
+            Nothing of the place is kept then.
         """
         task = self._known_task()
-        well = well_name(*parse_well(field.well))
-        groups = _groups(task.results, field.arrays, f"well {well}, field {field.field}")
-        path = field_path(well, field.field)
-        mark = self._partial / _DONE / f"{well}_{field.field}"
+        place = _place(field.well, field.field)
+        groups = _groups(task.results, field.arrays, place)
+        path = path_of(place)
+        mark = self._mark(place)
         with self._mending():
             try:
-                self._clear(task, mark, path)
+                self._clear(task, place)
                 for name, group in groups.items():
                     if not group.within:
                         self._write_image(task, self._partial / group.plate / path, name, field)
                 for image in {group.plate for group in groups.values() if group.within}:
                     over = [name for name, group in groups.items() if group.within and group.plate == image]
                     self._write_labels(self._partial / image / path, over, field)
-                # The mark is the field's commit: a field without it is written again, or found missing by `finish`.
+                # The mark is the place's commit: a place without it is written again, or found missing by `finish`.
                 _replace(mark, msgspec.json.encode(sorted(groups)))
             except BaseException:
-                # The error that led here is the one to report; without its mark the field is not taken for whole.
-                for plate in plates_of(task.results):
+                # The error that led here is the one to report; without its mark the place is not taken for whole.
+                for plate in plates_of(task.results, scope_of(place)):
                     shutil.rmtree(self._partial / plate / path, ignore_errors=True)
                 raise
 
@@ -189,7 +194,7 @@ class OmeZarrWriter(ResultWriter):
             finally:
                 partial.unlink(missing_ok=True)
 
-    def finish(self, fields: Sequence[tuple[str, int]], documents: Mapping[str, bytes]) -> str:
+    def finish(self, fields: Sequence[Place], documents: Mapping[str, bytes]) -> str:
         """Publish the results.
 
         Fields that are not in `fields` are left out. A field that an earlier `finish` of the same run published and
@@ -198,7 +203,7 @@ class OmeZarrWriter(ResultWriter):
         Parameters
         ----------
         fields
-            ``(well, field)`` of everything that was written.
+            The place of everything that was written.
         documents
             Files that go with the results, by name.
 
@@ -214,19 +219,19 @@ class OmeZarrWriter(ResultWriter):
             the run stay then.
         """
         task = self._known_task()
-        places = sorted({(well_name(*parse_well(well)), field) for well, field in fields}, key=_order)
+        places = sorted({_place(*place) for place in fields}, key=_order)
         with self._mending():
             self._recover()
             written = self._take_over(task, places)
-            lost = [f"{well}/{field}" for well, field in places if (well, field) not in written]
+            lost = [title_of(place) for place in places if place not in written]
             if lost:
                 raise RepositoryError(
-                    f"{len(lost)} fields of run {self._record.id} were not written: {', '.join(lost[:8])}.",
+                    f"{len(lost)} images of run {self._record.id} were not written: {', '.join(lost[:8])}.",
                     "Resume the run: it writes them again.",
                 )
             self._drop(task, set(places))
             pixels = _pixel_results(task, written, places)
-            for plate in dict.fromkeys(result.path for result in pixels):
+            for plate in dict.fromkeys(result.path for result in pixels if result.scope != "plate"):
                 self._describe_plate(task, plate, [result for result in pixels if result.path == plate])
             for name, content in documents.items():
                 write_bytes(self._partial / name, content)
@@ -269,15 +274,19 @@ class OmeZarrWriter(ResultWriter):
                 ) from None
         return self._task
 
-    def _clear(self, task: _Task, mark: Path, path: str) -> None:
-        mark.unlink(missing_ok=True)
-        for plate in plates_of(task.results):
-            remove(self._partial / plate / path)
+    def _mark(self, place: Place) -> Path:
+        well, field = place
+        return self._partial / _DONE / ("plate" if well is None else well if field is None else f"{well}_{field}")
+
+    def _clear(self, task: _Task, place: Place) -> None:
+        self._mark(place).unlink(missing_ok=True)
+        for plate in plates_of(task.results, scope_of(place)):
+            remove(self._partial / plate / path_of(place))
 
     def _write_image(self, task: _Task, folder: Path, name: str, field: FieldResults) -> None:
         spec = next(spec for spec in task.results if spec.name == name)
         array = field.arrays[name]
-        title = f"{field.well} field {field.field}"
+        title = self._record.plate_name if field.well is None else title_of((field.well, field.field))
         attributes: dict[str, Any] = {"multiscales": multiscales(title, array.shape, _scale(field))}
         windows = write_multiscale(folder, array, spec.kind == "labels")
         if spec.kind == "labels":
@@ -301,17 +310,17 @@ class OmeZarrWriter(ResultWriter):
             write_json(group / ".zattrs", attributes)
         write_json(folder / ".zattrs", {"labels": [file_name(name) for name in names]})
 
-    def _take_over(self, task: _Task, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], list[str]]:
-        """Read which results each field has; link those that only the published results have."""
+    def _take_over(self, task: _Task, places: Sequence[Place]) -> dict[Place, list[str]]:
+        """Read which results each place has; link those that only the published results have."""
         written = {}
         published: Results | None = None
-        for well, field in places:
-            mark = self._partial / _DONE / f"{well}_{field}"
+        for place in places:
+            mark = self._mark(place)
             if not mark.exists():
                 published = published or self._published()
-                if published is None or not self._link(task, published, (well, field)):
+                if published is None or not self._link(task, published, place):
                     continue
-            written[well, field] = msgspec.json.decode(mark.read_bytes(), type=list[str])
+            written[place] = msgspec.json.decode(mark.read_bytes(), type=list[str])
         return written
 
     def _published(self) -> Results | None:
@@ -320,26 +329,32 @@ class OmeZarrWriter(ResultWriter):
         except RepositoryError:
             return None
 
-    def _link(self, task: _Task, published: Results, place: tuple[str, int]) -> bool:
+    def _link(self, task: _Task, published: Results, place: Place) -> bool:
         had = [result for result in (*published.images, *published.labels) if place in result.fields]
         if place not in published.fields or not {result.name for result in had} <= {spec.name for spec in task.results}:
             return False
-        path = field_path(*place)
-        mark = self._partial / _DONE / f"{place[0]}_{place[1]}"
-        self._clear(task, mark, path)
+        path = path_of(place)
+        self._clear(task, place)
         for plate in {result.path for result in had}:
             target = self._partial / plate / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            # What is linked is never written to: a field that is written again is removed first.
+            # What is linked is never written to: a place that is written again is removed first.
             shutil.copytree(Path(published.folder, plate, path), target, copy_function=_link_or_copy)
-        _replace(mark, msgspec.json.encode(sorted(result.name for result in had)))
+        _replace(self._mark(place), msgspec.json.encode(sorted(result.name for result in had)))
         return True
 
-    def _drop(self, task: _Task, places: set[tuple[str, int]]) -> None:
-        """Remove the fields that are not to be published, finished or not."""
-        kept = {field_path(*place) for place in places}
-        wells = {well_path(well) for well, _ in places}
-        for plate in plates_of(task.results):
+    def _drop(self, task: _Task, places: set[Place]) -> None:
+        """Remove the images and labels that are not to be published, finished or not."""
+        if (None, None) not in places:
+            for plate in plates_of(task.results, "plate"):
+                remove(self._partial / plate)
+        self._drop_fields(plates_of(task.results, "field"), {place for place in places if scope_of(place) == "field"})
+        self._drop_fields(plates_of(task.results, "well"), {place for place in places if scope_of(place) == "well"})
+
+    def _drop_fields(self, plates: Sequence[str], places: set[Place]) -> None:
+        kept = {path_of(place) for place in places}
+        wells = {path.rpartition("/")[0] for path in kept}
+        for plate in plates:
             folder = self._partial / plate
             found = [f"{row}/{column}" for row in folders(folder) for column in folders(folder / row)]
             for well in found:
@@ -354,7 +369,8 @@ class OmeZarrWriter(ResultWriter):
         by_well: dict[str, set[int]] = {}
         for result in results:
             for well, field in result.fields:
-                by_well.setdefault(well, set()).add(field)
+                assert well is not None
+                by_well.setdefault(well, set()).add(field or 1)
         folder = self._partial / plate
         for row in {row_name(parse_well(well)[0]) for well in by_well}:
             write_bytes(folder / row / ".zgroup", GROUP)
@@ -431,9 +447,14 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _groups(specs: Sequence[ResultSpec], arrays: Mapping[str, NDArray[np.generic]], place: str) -> dict[str, Group]:
-    """Say where each array of a field goes; refuse what cannot go anywhere."""
+def _place(well: str | None, field: int | None) -> Place:
+    return (None, None) if well is None else (well_name(*parse_well(well)), field)
+
+
+def _groups(specs: Sequence[ResultSpec], arrays: Mapping[str, NDArray[np.generic]], at: Place) -> dict[str, Group]:
+    """Say where each array of a place goes; refuse what cannot go anywhere."""
     known = {spec.name: spec for spec in specs if spec.kind in ("image", "labels")}
+    place = title_of(at)
     groups = {}
     for name, array in arrays.items():
         if name not in known:
@@ -441,6 +462,8 @@ def _groups(specs: Sequence[ResultSpec], arrays: Mapping[str, NDArray[np.generic
                 f"The run announced no image or labels {name!r} ({place}).",
                 f"It announced: {', '.join(known) or 'none'}.",
             )
+        if known[name].scope != scope_of(at):
+            raise RepositoryError(f"{name!r} was announced for each {known[name].scope}; this is {place}.")
         if array.ndim != 5 or 0 in array.shape:
             raise RepositoryError(
                 f"{name!r} of {place} has shape {array.shape} and cannot be saved.",
@@ -450,16 +473,14 @@ def _groups(specs: Sequence[ResultSpec], arrays: Mapping[str, NDArray[np.generic
         group = group_of(known, known[name])
         if group.within and known[name].over not in arrays:
             raise RepositoryError(
-                f"Labels {name!r} of {place} lie over {known[name].over!r}, which the field does not have.",
-                "Save the image in every field that has the labels.",
+                f"Labels {name!r} of {place} lie over {known[name].over!r}, which is not there.",
+                "Save the image wherever there are labels over it.",
             )
         groups[name] = group
     return groups
 
 
-def _pixel_results(
-    task: _Task, written: Mapping[tuple[str, int], Sequence[str]], places: Sequence[tuple[str, int]]
-) -> list[PixelResult]:
+def _pixel_results(task: _Task, written: Mapping[Place, Sequence[str]], places: Sequence[Place]) -> list[PixelResult]:
     known = {spec.name: spec for spec in task.results if spec.kind in ("image", "labels")}
     results = []
     for spec in known.values():
@@ -470,6 +491,7 @@ def _pixel_results(
                 PixelResult(
                     name=spec.name,
                     kind="labels" if spec.kind == "labels" else "image",
+                    scope=spec.scope,
                     path=group.plate,
                     within=group.within,
                     channels=spec.channels,
@@ -484,5 +506,6 @@ def _scale(field: FieldResults) -> Scale:
     return Scale(field.pixel_size_um, field.z_step_um, field.position_um)
 
 
-def _order(place: tuple[str, int]) -> tuple[int, int, int]:
-    return (*parse_well(place[0]), place[1])
+def _order(place: Place) -> tuple[int, int, int]:
+    well, field = place
+    return (-1, -1, -1) if well is None else (*parse_well(well), field or 0)

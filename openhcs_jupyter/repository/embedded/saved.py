@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.model import parse_well, well_name
-from openhcs_jupyter.repository.embedded.layout import INDEX, beside, field_path, folders
+from openhcs_jupyter.model import Scope, parse_well, well_name
+from openhcs_jupyter.repository.base import Place
+from openhcs_jupyter.repository.embedded.layout import INDEX, beside, folders, path_of, title_of
 
 _REPLACED = re.compile(r"^\.(.+)\.replaced$")
 
@@ -20,20 +21,21 @@ class PixelResult(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Literal["image", "labels"]
+    scope: Scope
     path: str
-    """Of its plate, relative to the results folder."""
+    """Of its plate, relative to the results folder; of an image of the whole plate, the image's own."""
     within: str
-    """Path below a field's group: empty for images, ``labels/<name>`` for labels over an image."""
+    """Path below an image's group: empty for images, ``labels/<name>`` for labels over an image."""
     channels: tuple[str, ...]
     over: str | None
     """Of labels: the image that they lie over."""
-    fields: tuple[tuple[str, int], ...]
-    """``(well, field)``, sorted by row, column and number."""
+    fields: tuple[Place, ...]
+    """Sorted by row, column and number."""
 
     @property
     def wells(self) -> tuple[str, ...]:
         """Names of the wells that have it."""
-        return tuple(dict.fromkeys(well for well, _ in self.fields))
+        return tuple(dict.fromkeys(well for well, _ in self.fields if well is not None))
 
 
 class TableResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,25 +61,27 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[PixelResult, ...]
     tables: tuple[TableResult, ...]
     documents: tuple[str, ...]
-    fields: tuple[tuple[str, int], ...]
-    """All ``(well, field)`` of the run, sorted."""
+    fields: tuple[Place, ...]
+    """All places of the run that have images or labels, sorted."""
     folder: str = ""
     """Where it lies; not kept in the folder itself, so that it can be moved."""
 
-    def group(self, name: str, well: str, field: int) -> Path:
-        """Return the folder of one field's multiscale group, which zarr, ome-zarr and napari open.
+    def group(self, name: str, well: str | None = None, field: int = 1) -> Path:
+        """Return the folder of one multiscale group, which zarr, ome-zarr and napari open.
 
         Parameters
         ----------
         name
             Of an image or label result.
-        well, field
-            The field, counted from 1.
+        well
+            Left out where the result is one for the plate.
+        field
+            Counted from 1; means nothing where the result is one for the well or the plate.
 
         Raises
         ------
         RepositoryError
-            If there is no such result, or not in this field; lists what there is.
+            If there is no such result, or not in this place; lists what there is.
         """
         pixels = {result.name: result for result in (*self.images, *self.labels)}
         if name not in pixels:
@@ -85,13 +89,15 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
                 f"Run {self.run_id} saved no image or labels {name!r}.", f"It saved: {', '.join(pixels) or 'none'}."
             )
         result = pixels[name]
-        place = (well_name(*parse_well(well)), field)
+        place: Place = (None, None)
+        if result.scope != "plate":
+            place = (well_name(*parse_well(well)) if well else None, field if result.scope == "field" else None)
         if place not in result.fields:
             raise RepositoryError(
-                f"Run {self.run_id} saved no {name!r} of well {place[0]}, field {field}.",
+                f"Run {self.run_id} saved no {name!r} of {title_of(place)}.",
                 f"Wells with {name!r}: {', '.join(result.wells)}.",
             )
-        return Path(self.folder, result.path, field_path(*place), result.within)
+        return Path(self.folder, result.path, path_of(place), result.within)
 
 
 def open_results(folder: Path) -> Results:
