@@ -271,6 +271,7 @@ class _Unit:
             pixel_size_um=layout.pixel_size_um if layout else None,
             z_step_um=layout.z_step_um if layout else None,
             positions_um=tuple(positions.get(field) for field in wanted),
+            fields=tuple(wanted),
         )
 
     def _files(self) -> dict[str, Writer]:

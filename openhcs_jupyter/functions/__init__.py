@@ -16,8 +16,10 @@ from openhcs_jupyter.functions.measurement import count_objects, measure_objects
 from openhcs_jupyter.functions.normalize import PlatePercentiles, normalize_with, percentile_normalize
 from openhcs_jupyter.functions.plate import robust_z_scores, z_prime
 from openhcs_jupyter.functions.projections import max_projection, mean_projection, min_projection, sum_projection
+from openhcs_jupyter.functions.registration import register_channels, register_frames
 from openhcs_jupyter.functions.segmentation import segment_nuclei, threshold
 from openhcs_jupyter.functions.spots import find_spots
+from openhcs_jupyter.functions.stitching import field_positions, stitch
 from openhcs_jupyter.functions.tables import well_medians
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "count_objects",
     "crop",
     "cytoplasm",
+    "field_positions",
     "find_spots",
     "focus_select",
     "gaussian_blur",
@@ -41,10 +44,13 @@ __all__ = [
     "normalize_with",
     "percentile_normalize",
     "ratio",
+    "register_channels",
+    "register_frames",
     "robust_z_scores",
     "segment_cells",
     "segment_nuclei",
     "sharpen",
+    "stitch",
     "subtract_background",
     "subtract_channel",
     "sum_projection",

@@ -27,6 +27,10 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--z", dest="slices", type=int, metavar="SLICES", help="z slices")
     parser.add_argument("--cells", dest="cells_per_field", type=int, metavar="CELLS", help="cells in a field")
     parser.add_argument("--overlap", type=float, metavar="PART", help="of a field's side, shared with its neighbour")
+    parser.add_argument("--neurites", type=int, metavar="COUNT", help="neurites of each cell, in GFP")
+    parser.add_argument(
+        "--stage-error", dest="stage_error_px", type=float, metavar="PIXELS", help="of the stage positions"
+    )
     parser.add_argument("--seed", type=int, help="the same seed makes the same plate")
 
 
@@ -42,7 +46,7 @@ def demo_spec(arguments: argparse.Namespace) -> SyntheticPlate:
 
     from openhcs_jupyter.repository.embedded.synthetic import DEMO
 
-    given = ("size", "slices", "cells_per_field", "overlap", "seed")
+    given = ("size", "slices", "cells_per_field", "overlap", "neurites", "stage_error_px", "seed")
     changes = {name: value for name in given if (value := getattr(arguments, name)) is not None}
     if "size" in changes and "cells_per_field" not in changes:
         # As dense as the demo.

@@ -127,3 +127,5 @@ class Context(NamedTuple):
     z_step_um: float | None
     positions_um: tuple[tuple[float, float] | None, ...]
     """Stage position ``(y, x)`` of the field, or of each field of the stack."""
+    fields: tuple[int, ...] = ()
+    """Numbers of the fields that `positions_um` are of."""

@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "correct_illumination": {"flat": np.ones((128, 128), np.float32)},
     "crop": {"y": 0, "x": 0, "height": 128, "width": 128},
     "normalize_with": {"limits": pd.DataFrame({"low": [10.0], "high": [100.0]})},
+    "stitch": {"positions": pd.DataFrame({"y": [0, 0], "x": [0, 0]})},
     "segment_cells": {"nuclei": (disks([(30, 30)]) > 1000).astype(np.int32)},
     "subtract_channel": {"channel": 0},
 }

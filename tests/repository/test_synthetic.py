@@ -22,6 +22,7 @@ from openhcs_jupyter.repository.embedded.synthetic import (
     Truth,
     true_cells,
     true_labels,
+    true_neurites,
     true_signal,
     true_wells,
     write_plate,
@@ -258,3 +259,41 @@ def test_a_full_plate_of_384_wells_is_described_at_once() -> None:
     assert spec.wells[-1] == "P24"
     assert spec.dose_um(23) == pytest.approx(spec.highest_dose_um)
     assert len(true_cells(spec, "P24")) > 7000
+
+
+def test_neurites_run_where_and_as_far_as_the_truth_says(tmp_path: Path) -> None:
+    spec = SyntheticPlate(
+        name="Grown", rows=1, columns=2, grid=(1, 1), slices=1, size=400, cells_per_field=8, neurites=2, read_noise=0
+    )
+    folder = write_plate(tmp_path / "plate", spec)
+    truth = pd.read_parquet(folder / "truth" / "neurites.parquet")
+    assert truth.groupby("well").size().tolist() == [16, 16]
+    lengths = truth.groupby("well")["length"].mean()
+    assert lengths["A02"] > 3 * lengths["A01"]
+    assert (truth["inside"] <= truth["length"] + 1).all()
+    pd.testing.assert_frame_equal(truth[truth["well"] == "A01"], true_neurites(spec, "A01"))
+    without = write_plate(tmp_path / "bare", SyntheticPlate(**{**_asdict(spec), "neurites": 0}))
+    with_, bare = (
+        tifffile.imread(next((place / "TimePoint_1" / "ZStep_1").glob("*_A02_s1_w2*.tif"))).astype(int)
+        for place in (folder, without)
+    )
+    drawn = (with_ - bare) > 300
+    # A neurite is some three pixels wide.
+    assert drawn.sum() == pytest.approx(3 * truth[truth["well"] == "A02"]["inside"].sum(), rel=0.3)
+
+
+def test_stage_positions_may_be_wrong_by_a_known_spread(tmp_path: Path) -> None:
+    spec = SyntheticPlate(**{**_asdict(SMALL), "stage_error_px": 5.0, "slices": 1})
+    write_plate(tmp_path / "plate", spec)
+    repository = EmbeddedRepository(tmp_path / "repository")
+    plate = repository.plate(repository.import_plate(tmp_path / "plate").id)
+    away = []
+    for well in plate.wells:
+        found = np.array([field.position_um for field in well.fields]) / spec.pixel_size_um
+        away.append(found - [spec.origin(field.number) for field in well.fields])
+    spread = np.concatenate([part - part.mean(axis=0) for part in away]).std()
+    assert 2 < spread < 8
+
+
+def _asdict(spec: SyntheticPlate) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__struct_fields__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openhcs_jupyter.repository.embedded.synthetic.neurites import true_neurites
 from openhcs_jupyter.repository.embedded.synthetic.plate import CHANNELS, DEMO, SyntheticPlate
 from openhcs_jupyter.repository.embedded.synthetic.truth import true_cells, true_labels, true_signal, true_wells
 from openhcs_jupyter.repository.embedded.synthetic.write import Truth, write_plate
@@ -13,6 +14,7 @@ __all__ = [
     "Truth",
     "true_cells",
     "true_labels",
+    "true_neurites",
     "true_signal",
     "true_wells",
     "write_plate",

@@ -14,6 +14,7 @@ _RADII = types.Array(types.float64, 1, "C", readonly=True)
 _CENTRES = types.Array(types.float64, 2, "C")
 _PLANE = types.Array(types.float32, 2, "C")
 _PIXELS = types.Array(types.uint16, 2, "C")
+_POINTS = types.Array(types.float64, 1, "C")
 _CELLS = types.Array(types.float64, 2, "C", readonly=True)
 _SHADE = types.Array(types.float32, 2, "C", readonly=True)
 _POOL = types.Array(types.float32, 1, "C", readonly=True)
@@ -101,6 +102,23 @@ def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
                     light = np.float32(value * part * part * (3.0 - 2.0 * part))
                 at_y, at_x = y - first_y, x - first_x
                 plane[at_y, at_x] = max(plane[at_y, at_x], light)
+
+
+@njit(  # type: ignore[untyped-decorator]
+    types.void(_PLANE, _POINTS, _POINTS, types.float32, types.float64), cache=True, nogil=True
+)
+def stamp(plane: Any, at_y: Any, at_x: Any, light: Any, width: Any) -> None:
+    """Draw points as soft disks that are half as bright `width` pixels from their middle; the brighter one stays."""
+    height, breadth = plane.shape
+    reach = 2.0 * width
+    for i in range(at_y.shape[0]):
+        cy, cx = at_y[i], at_x[i]
+        for y in range(max(0, int(np.ceil(cy - reach))), min(height - 1, int(np.floor(cy + reach))) + 1):
+            for x in range(max(0, int(np.ceil(cx - reach))), min(breadth - 1, int(np.floor(cx + reach))) + 1):
+                distance = np.sqrt((y - cy) ** 2 + (x - cx) ** 2)
+                if distance < reach:
+                    part = 1.0 - distance / reach
+                    plane[y, x] = max(plane[y, x], np.float32(light * part * part * (3.0 - 2.0 * part)))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

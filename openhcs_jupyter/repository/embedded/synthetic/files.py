@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openhcs_jupyter.model import parse_well
 from openhcs_jupyter.repository.embedded.synthetic.plate import CHANNELS, SyntheticPlate
@@ -58,7 +61,9 @@ def description(spec: SyntheticPlate, well: str, field: int, channel: int, z: in
     pitch = _PITCH_UM[_plate_size(spec)]
     site_y, site_x = divmod(field - 1, spec.grid[1])
     step = (spec.size - spec.overlap_px) * spec.pixel_size_um
-    off_y, off_x = (site_y - (spec.grid[0] - 1) / 2) * step, (site_x - (spec.grid[1] - 1) / 2) * step
+    error_y, error_x = stage_errors_um(spec, row, column)[field - 1]
+    off_y = (site_y - (spec.grid[0] - 1) / 2) * step + error_y
+    off_x = (site_x - (spec.grid[1] - 1) / 2) * step + error_x
     height = (z - (spec.slices - 1) / 2) * spec.z_step_um
     plane = [
         ("plane-type", "string", "plane"),
@@ -98,6 +103,14 @@ def description(spec: SyntheticPlate, well: str, field: int, channel: int, z: in
         "</MetaData>",
     ]
     return "\n".join(lines).encode()
+
+
+@lru_cache(maxsize=64)
+def stage_errors_um(spec: SyntheticPlate, row: int, column: int) -> NDArray[np.float64]:
+    """Return by how much the stage positions of a well's fields are wrong, ``(F, 2)`` along y and x."""
+    rng = np.random.default_rng([spec.seed, 4, row, column])
+    errors: NDArray[np.float64] = rng.normal(0, spec.stage_error_px * spec.pixel_size_um, (spec.fields, 2))
+    return errors
 
 
 def _plate_size(spec: SyntheticPlate) -> int:

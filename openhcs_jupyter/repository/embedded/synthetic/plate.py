@@ -68,6 +68,12 @@ class SyntheticPlate(msgspec.Struct, frozen=True, kw_only=True):
     """Mean intensity of GFP without the drug."""
     response_top: float = 2500.0
     """Mean intensity of GFP at a boundless dose."""
+    neurites: int = 0
+    """Neurites of each cell, in the channel GFP."""
+    neurite_px: float = 120.0
+    """Mean length of a neurite in pixels at a boundless dose; it shortens as the response does."""
+    stage_error_px: float = 0.0
+    """Standard deviation of the stage positions that are written, from where the fields are, along y and along x."""
     background: float = 60.0
     """Light between the cells, in camera counts."""
     shading: float = 0.25
@@ -191,6 +197,9 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("hill", 0.01, 100),
     ("response_bottom", 0, 60000),
     ("response_top", 0, 60000),
+    ("neurites", 0, 20),
+    ("neurite_px", 1, 2000),
+    ("stage_error_px", 0, 1000),
     ("background", 0, 60000),
     ("shading", 0, 0.9),
     ("offset", 0, 60000),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from openhcs_jupyter.errors import RepositoryError, UsageError
 from openhcs_jupyter.model import parse_well
 from openhcs_jupyter.repository.embedded.synthetic.files import STRIP, description, image_name, tiff_header, write_htd
+from openhcs_jupyter.repository.embedded.synthetic.neurites import draw_neurites, true_neurites
 from openhcs_jupyter.repository.embedded.synthetic.plate import CHANNELS, SyntheticPlate
 from openhcs_jupyter.repository.embedded.synthetic.truth import (
     cells_of,
@@ -36,7 +37,8 @@ def write_plate(folder: Path, spec: SyntheticPlate, progress: Callable[[int, int
     """Write a synthetic plate as an ImageXpress microscope would, and its truth.
 
     The folder gets ``TimePoint_1/ZStep_K/NAME_A01_s1_w1GUID.tif``, uncompressed uint16; ``NAME.HTD``; and ``truth/``
-    with ``cells.parquet`` (see `true_cells`), ``wells.parquet`` (see `true_wells`) and ``truth.json``.
+    with ``cells.parquet`` (see `true_cells`), ``wells.parquet`` (see `true_wells`), ``truth.json`` and, of cells with
+    neurites, ``neurites.parquet`` (see `true_neurites`).
 
     Parameters
     ----------
@@ -118,6 +120,8 @@ def _write_field(slices: list[Path], spec: SyntheticPlate, camera: _Camera, well
         for z, path in enumerate(slices):
             signal[...] = 0
             draw(signal, spec, cells, field, channel, z)
+            if spec.neurites and CHANNELS[channel] == "GFP":
+                draw_neurites(signal, spec, well, field, (z - (spec.slices - 1) / 2) * spec.z_step_um)
             starts = np.random.default_rng([spec.seed, 2, *place, channel, z]).integers(0, _POOL, spec.size)
             kernels.expose(
                 signal,
@@ -183,6 +187,9 @@ def _write_truth(folder: Path, spec: SyntheticPlate) -> None:
     finally:
         if writer is not None:
             writer.close()
+    if spec.neurites:
+        neurites = [pa.Table.from_pandas(true_neurites(spec, well), preserve_index=False) for well in spec.wells]
+        parquet.write_table(pa.concat_tables(neurites), folder / "neurites.parquet")
     wells = pa.Table.from_pandas(true_wells(spec), preserve_index=False)
     parquet.write_table(wells, folder / "wells.parquet")
     (folder / "truth.json").write_bytes(msgspec.json.format(msgspec.json.encode(_truth(spec))))
