@@ -98,6 +98,7 @@ def _parser() -> OptionParser:
     add("runs", _runs, "List the runs.", repository=True)
     for name, handler, text in (
         ("status", _status, "Show a run: how far it is, or what it left."),
+        ("cancel", _cancel, "Stop a run, also one of another process; what is finished is kept."),
         ("results", _results, "Show what a run made and where it is."),
         ("plan", _plan, "Show the plan of a run."),
     ):
@@ -176,6 +177,17 @@ def _status(arguments: argparse.Namespace) -> int:
 
     with _connect(arguments) as repository:
         return _show(run_view(view_of(find_run(repository, arguments.run))))
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.follow import blocking, cancel, run_blocking
+    from openhcs_jupyter.magics.state import find_run
+    from openhcs_jupyter.magics.views import run_view, view_of
+
+    with _connect(arguments) as repository:
+        run = find_run(repository, arguments.run)
+        run_blocking(cancel(run, blocking))
+        return _show(run_view(view_of(run)))
 
 
 def _results(arguments: argparse.Namespace) -> int:

@@ -89,6 +89,7 @@ class Conductor:
         self._notify = notify
         self._cache = ResultCache(repository.runs_folder)
         self._cancelled = threading.Event()
+        self._looked = 0.0
         self.unwritten: RunFinished | None = None
         """The end of the run, where its journal could not take it: a full disk. Others find the run interrupted."""
         self._session: Session | None = None
@@ -151,9 +152,9 @@ class Conductor:
             plate = self._plan.plate
             self._repository.writer(self._record).begin(self._plan.results, plate.channels, plate.rows, plate.columns)
         broken: Failure | None = None
-        while not self._graph.is_finished and not self._cancelled.is_set() and not self._executor.prepare(_TICK_S):
+        while not self._graph.is_finished and not self._is_cancelled() and not self._executor.prepare(_TICK_S):
             pass
-        if not self._graph.is_finished and not self._cancelled.is_set():
+        if not self._graph.is_finished and not self._is_cancelled():
             with self._executor.open(
                 self._program, workers=min(workers, self._graph.left), unit_timeout_s=self._unit_timeout_s
             ) as session:
@@ -195,13 +196,22 @@ class Conductor:
                 if outcome.failure.whole_run or self._on_error == "stop":
                     session.cancel()
                     return outcome.failure
-            if self._cancelled.is_set():
+            if self._is_cancelled():
                 session.cancel()
                 return None
             for unit, because in self._graph.take_skipped():
                 self._tell(journal, self._failed_event(unit, Failure(message=_skipped(because)), because.id))
             ready.extend(self._graph.take_ready())
         return None
+
+    def _is_cancelled(self) -> bool:
+        """Tell whether the run is to stop; looks ten times a second whether another process asked for it."""
+        now = time.monotonic()
+        if now - self._looked >= _TICK_S:
+            self._looked = now
+            if self._folder.is_asked_to_stop():
+                self._cancelled.set()
+        return self._cancelled.is_set()
 
     def _fail(self, journal: Journal, unit: Unit, failure: Failure) -> None:
         self._tell(journal, self._failed_event(unit, failure, None))

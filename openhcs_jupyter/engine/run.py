@@ -145,20 +145,17 @@ class Run:
         return True
 
     def cancel(self) -> None:
-        """Stop the run; it can be resumed.
+        """Stop the run, whichever process conducts it; it stops within half a second and can be resumed.
 
         Raises
         ------
         RunError
-            If another process conducts it.
+            If another process conducts it and its folder cannot be written.
         """
         if self._conductor is not None:
             self._conductor.cancel()
-        elif self.status == "running":
-            raise RunError(
-                f"Run {self.id} is conducted by another process and cannot be cancelled from here.",
-                "Cancel it in the notebook or shell that started it.",
-            )
+        else:
+            self._folder.ask_to_stop()
 
     def result(self) -> Run:
         """Wait for the run and return it.

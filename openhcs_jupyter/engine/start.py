@@ -1,4 +1,4 @@
-"""Starts, resumes, finds and lists runs."""
+"""Starts and resumes runs."""
 
 from __future__ import annotations
 
@@ -16,32 +16,19 @@ from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.engine.conductor import Conductor, OnError
 from openhcs_jupyter.engine.executor import Executor
 from openhcs_jupyter.engine.journal import JournalReader
+from openhcs_jupyter.engine.listing import run_folders, summary_of
 from openhcs_jupyter.engine.local import LocalExecutor
 from openhcs_jupyter.engine.program import program_of
 from openhcs_jupyter.engine.run import Run
 from openhcs_jupyter.engine.store import RunFolder
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile, UnitDone
-from openhcs_jupyter.model import RunRecord, RunStatus
+from openhcs_jupyter.model import RunRecord
 from openhcs_jupyter.pipeline.chains import chains_of
 from openhcs_jupyter.pipeline.fingerprint import package_versions
 from openhcs_jupyter.repository import Repository, connect
 
 Options = Mapping[str, str | int | float | bool | list[str] | None]
-
-
-class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the list of runs."""
-
-    id: str
-    name: str
-    plate_name: str
-    status: RunStatus
-    started: str
-    units: int
-    done: int
-    failed: int
-    results: str | None
 
 
 def run(
@@ -116,72 +103,20 @@ def run(
     return started
 
 
-def load_run(repository: Repository, run_id: str) -> Run:
-    """Find a run by its id, or the latest of a name.
-
-    Raises
-    ------
-    RunError
-        If there is none; lists the latest runs.
-    """
-    for folder in _folders(repository):
-        if folder.run_id == run_id or _name(folder) == run_id:
-            return Run(folder, folder.plan(), folder.record())
-    ids = [folder.run_id for folder in _folders(repository)]
-    raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
-
-
-def list_runs(repository: Repository) -> list[RunSummary]:
-    """List the runs of a repository, the latest first."""
-    summaries = []
-    for folder in _folders(repository):
-        try:
-            found = Run(folder, folder.plan(), folder.record())
-        except RunError:
-            continue  # a folder that was being made when its process ended holds nothing yet
-        stages = found.progress.stages
-        summaries.append(
-            RunSummary(
-                id=found.id,
-                name=found.name,
-                plate_name=found.record.plate_name,
-                status=found.status,
-                started=found.record.started,
-                units=len(found.plan.units),
-                done=sum(stage.done for stage in stages),
-                failed=sum(stage.failed for stage in stages),
-                results=found.results_at,
-            )
-        )
-    return summaries
-
-
-def _folders(repository: Repository) -> list[RunFolder]:
-    place = repository.runs_folder
-    names = sorted((path.name for path in place.iterdir() if path.is_dir()), reverse=True) if place.is_dir() else []
-    return [RunFolder(place / name) for name in names]
-
-
-def _name(folder: RunFolder) -> str | None:
-    try:
-        return folder.record().name
-    except RunError:
-        return None
-
-
 def _folder(
     plan: ExecutionPlan, repository: Repository, resume: str | None
 ) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
     if resume is None:
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
         return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}
-    candidates = [
-        folder
-        for folder in _folders(repository)
-        if (resume in ("last", folder.run_id)) and _is_of(folder, plan, exactly=resume != "last")
-    ]
-    for folder in candidates:
-        if resume != "last" or Run(folder, folder.plan(), folder.record()).status != "done":
+    folders = run_folders(repository)
+    for folder in folders:
+        try:
+            summary = summary_of(folder)
+        except RunError:
+            continue
+        fits = summary.name == plan.name and summary.status != "done" if resume == "last" else summary.id == resume
+        if fits and summary.plate_id == plan.plate_id:
             return folder, _known_files(folder)
     if resume == "last":
         raise RunError(
@@ -189,16 +124,8 @@ def _folder(
         )
     raise RunError(
         f"There is no run {resume!r} of plate {plan.plate_name}.",
-        known(resume, [folder.run_id for folder in _folders(repository)]),
+        known(resume, [folder.run_id for folder in folders]),
     )
-
-
-def _is_of(folder: RunFolder, plan: ExecutionPlan, *, exactly: bool) -> bool:
-    try:
-        record = folder.record()
-    except RunError:
-        return False
-    return record.plate_id == plan.plate_id and (exactly or record.name == plan.name)
 
 
 def _known_files(folder: RunFolder) -> dict[str, tuple[StoredFile, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,13 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
+from openhcs_jupyter.compiler.plan import ExecutionPlan
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Plate, RunRecord
 
 _LOCK = "lock"
+_STOP = "stop"
 _LOOKED_AT_S = 0.1
 
 Writer = Callable[[BinaryIO], None]
@@ -46,9 +48,9 @@ class RunFolder:
         """Make the folder, or bring an interrupted run's up to date with its new plan."""
         try:
             self.units.mkdir(parents=True, exist_ok=True)
-            self._write("run.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
-            self._write("plate.json", msgspec.json.encode(plan.plate))
-            self._write("plan.json", plan.to_json())
+            self.write("run.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
+            self.write("plate.json", msgspec.json.encode(plan.plate))
+            self.write("plan.json", plan.to_json())
         except OSError as error:
             raise RunError(
                 f"The run's folder {self.path} cannot be written: {error.strerror}",
@@ -106,9 +108,37 @@ class RunFolder:
             os.close(file)
         return False
 
-    def unit(self, unit: Unit) -> Path:
-        """Return the place of a unit's results."""
-        return self.units / unit.key
+    def ask_to_stop(self) -> None:
+        """Ask the process that conducts the run to stop it; does nothing if there is none.
+
+        The request names the start of the run that it means, so that a later start is not stopped by it.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written.
+        """
+        asked = None
+        while self.is_conducted() and (start := self._start()) != asked:
+            try:
+                self.write(_STOP, start)
+            except OSError as error:
+                raise RunError(
+                    f"Run {self.run_id} cannot be cancelled from here: {self.path} cannot be written "
+                    f"({error.strerror or error}).",
+                    "Cancel it in the notebook or shell that started it.",
+                ) from error
+            asked = start
+
+    def is_asked_to_stop(self) -> bool:
+        """Tell whether another process asked for this start of the run, whose lock this process holds, to stop."""
+        try:
+            return (self.path / _STOP).read_bytes() == self._start()
+        except OSError:
+            return False
+
+    def _start(self) -> bytes:
+        return (self.path / _LOCK).read_bytes()
 
     def holds(self, key: str, files: Sequence[StoredFile] | None) -> bool:
         """Tell whether a unit's results are there, with the sizes that the journal has of them, if it has any."""
@@ -154,8 +184,9 @@ class RunFolder:
         for partial in self.units.glob(".*"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _write(self, name: str, text: bytes) -> None:
-        partial = self.path / f".{name}.partial"
+    def write(self, name: str, text: bytes) -> None:
+        """Write a file of the folder, whole or not at all."""
+        partial = self.path / f".{name}.{os.getpid()}"
         partial.write_bytes(text)
         partial.replace(self.path / name)
 
@@ -174,6 +205,8 @@ class Lock:
                     f"Follow it with %openhcs attach {folder.name}.",
                 )
             time.sleep(_LOOKED_AT_S / 10)  # whoever looks whether the run is conducted holds the lock for a moment
+        # Names this start of the run, for those who ask it to stop.
+        os.pwrite(self._file, secrets.token_hex(8).encode(), 0)
 
     def _try(self) -> bool:
         assert self._file is not None

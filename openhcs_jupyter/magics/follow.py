@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TICK_S = 0.1
 _STOPPING_TICK_S = 0.02
 _STOPPING_S = 0.3
+_ASKED_S = 2.0
 
 Pause: TypeAlias = Callable[[float], Awaitable[None]]
 T = TypeVar("T")
@@ -104,8 +105,20 @@ async def blocking(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251
 
 
-async def _until_stopped(run: Run, pause: Pause) -> None:
-    deadline = time.monotonic() + _STOPPING_S
+async def cancel(run: Run, pause: Pause) -> None:
+    """Stop a run, whichever process conducts it, and wait a moment for its end.
+
+    Raises
+    ------
+    RunError
+        If another process conducts it and cannot be asked.
+    """
+    run.cancel()
+    await _until_stopped(run, pause, _ASKED_S)
+
+
+async def _until_stopped(run: Run, pause: Pause, longest_s: float = _STOPPING_S) -> None:
+    deadline = time.monotonic() + longest_s
     while not run.wait(0) and time.monotonic() < deadline:
         await pause(_STOPPING_TICK_S)
 

@@ -12,7 +12,7 @@ from openhcs_jupyter.magics import views
 from openhcs_jupyter.magics.cell import run_source, show
 from openhcs_jupyter.magics.display import display_for, is_watched
 from openhcs_jupyter.magics.errors import Source, long, reported
-from openhcs_jupyter.magics.follow import Pause, follow
+from openhcs_jupyter.magics.follow import Pause, cancel, follow
 from openhcs_jupyter.magics.job import read_source
 from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
@@ -180,12 +180,7 @@ async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 
 async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
     run = state.run(arguments.run)
-    if run.status == "running":
-        run.cancel()
-        for _ in range(20):
-            if run.wait(0):
-                break
-            await pause(0.05)
+    await cancel(run, pause)
     show(views.run_view(views.view_of(run), state.sources.get(run.id)))
 
 

@@ -526,14 +526,45 @@ class TestTheRun:
         until(lambda: started.folder.joinpath("journal.jsonl").exists(), "the journal")
         other = load_run(bench.repository, started.id)
         assert other.status == "running"
-        with pytest.raises(RunError, match="another process"):
-            other.cancel()
         events: Iterator[Any] = other.events()
         assert isinstance(next(events), RunStarted)
         gate.touch()
         assert isinstance(list(events)[-1], RunFinished)
         assert other.status == "done"
         same(other.image(well="A01")[0, 0], bench.pixels("A01", 1, 0))
+
+    def test_a_run_is_cancelled_from_elsewhere_and_the_wish_does_not_outlive_it(self, bench: Bench) -> None:
+        gate = bench.folder / "gate"
+
+        def gated(stack: Any) -> Any:
+            import time
+
+            while not gate.exists():
+                time.sleep(0.002)
+            return stack
+
+        started = bench.start(Step(gated, channel="DAPI"))
+        other = load_run(bench.repository, started.id)
+        other.cancel()
+        assert other.wait(LONGEST_S)
+        assert (started.status, other.status) == ("cancelled", "cancelled")
+        other.cancel()  # of a run that has ended: nothing to do
+        gate.touch()
+        again = bench.run(Step(gated, channel="DAPI"), run_options={"resume": started.id})
+        assert (again.id, again.status) == (started.id, "done")
+
+    def test_the_list_of_runs_follows_a_run_that_goes_on(self, bench: Bench) -> None:
+        def brittle(stack: Any, broken: bool = True) -> Any:
+            if broken:
+                raise ValueError("brittle")
+            return stack
+
+        started = bench.run(Step(brittle, name="step"))
+        for _ in range(2):  # from the journal, then from what was kept of it
+            assert [(s.status, s.units, s.done, s.failed) for s in list_runs(bench.repository)] == [("failed", 4, 0, 4)]
+        bench.run(Step(brittle, {"broken": False}, name="step"), run_options={"resume": started.id})
+        for _ in range(2):
+            assert [(s.status, s.units, s.done, s.failed) for s in list_runs(bench.repository)] == [("done", 4, 4, 0)]
 
     def test_the_record_tells_what_was_done_to_what(self, bench: Bench) -> None:
         pipeline = Pipeline([PlainStep(total, outputs=Table("totals"))], "told", "the cell", "Cell In[3]")

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from openhcs_jupyter import Step, Table, table
-from openhcs_jupyter.engine import list_runs
+from openhcs_jupyter.engine import list_runs, load_run
 from openhcs_jupyter.engine.store import Lock, RunFolder, read_array, write_array
 from openhcs_jupyter.errors import RunError
 from tests.engine.bench import Bench, contents, fresh
@@ -181,7 +181,9 @@ class TestRecords:
         started = bench.done(Step(total, outputs=Table("totals")))
         path = started.folder / file
         path.write_bytes(path.read_bytes()[:100])
-        assert list_runs(bench.repository) == []
+        assert len(list_runs(bench.repository)) == (file == "plan.json")  # the list does without plans
+        with pytest.raises(RunError, match="be read"):
+            load_run(bench.repository, started.id)
         broken = RunFolder(started.folder)
         with pytest.raises(RunError, match="be read"):
             (broken.record if file == "run.json" else broken.plan)()
