@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Plate, RunRecord
@@ -107,6 +107,10 @@ class RunFolder:
         finally:
             os.close(file)
         return False
+
+    def unit(self, unit: Unit) -> Path:
+        """Return the place of a unit's results."""
+        return self.units / unit.key
 
     def ask_to_stop(self) -> None:
         """Ask the process that conducts the run to stop it; does nothing if there is none.
