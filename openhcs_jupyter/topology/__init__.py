@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from openhcs_jupyter.topology.discover import discover
-from openhcs_jupyter.topology.model import Gpu, Link, MigSlice, NumaNode, Topology, load_topology, save_topology
+from openhcs_jupyter.topology.gpus import discover_gpus
+from openhcs_jupyter.topology.model import (
+    Device,
+    Gpu,
+    Link,
+    MigSlice,
+    NumaNode,
+    Simulation,
+    Topology,
+    load_topology,
+    save_topology,
+)
 
-__all__ = ["Gpu", "Link", "MigSlice", "NumaNode", "Topology", "discover", "load_topology", "save_topology"]
+__all__ = [
+    "Device",
+    "Gpu",
+    "Link",
+    "MigSlice",
+    "NumaNode",
+    "Simulation",
+    "Topology",
+    "discover",
+    "discover_gpus",
+    "load_topology",
+    "save_topology",
+]

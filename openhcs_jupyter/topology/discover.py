@@ -1,4 +1,4 @@
-"""Discovers what this process may use of this machine: affinity, cgroup quotas and limits, NUMA nodes, memory."""
+"""Discovers what this process may use of this machine: affinity, cgroup quotas and limits, NUMA nodes, memory, GPUs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
+from openhcs_jupyter.topology.gpus import discover_gpus
 from openhcs_jupyter.topology.model import NumaNode, Topology, load_topology
 
 VARIABLE = "OPENHCS_TOPOLOGY"
@@ -40,6 +41,7 @@ def discover(root: Path = Path("/")) -> Topology:
         if (limit := group.memory_limit()) is not None and limit < memory.total:
             total = min(total, limit)
             free = min(free, max(0, limit - group.memory_used()))
+    gpus, notes = discover_gpus(ids, root)
     return Topology(
         host=platform.node(),
         cores=cores,
@@ -47,6 +49,8 @@ def discover(root: Path = Path("/")) -> Topology:
         numa_nodes=tuple(_numa_nodes(root, frozenset(ids))),
         memory_bytes=total,
         memory_free_bytes=min(free, total),
+        gpus=gpus,
+        notes=notes,
     )
 
 

@@ -45,6 +45,18 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """NVLink connections between the two."""
 
 
+class Simulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Makes a GPU one that is only played: its memory is the host's, its kernels run on a core, its bytes are counted.
+
+    For trying plans, transfers and failures on a machine that has no GPU.
+    """
+
+    taken_bytes: _Count = 0
+    """Memory that others took since the plan was made, so that the device runs out of it earlier."""
+    lost_after: int | None = None
+    """Falls off the bus at the upload that follows so many."""
+
+
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One GPU of the machine."""
 
@@ -62,6 +74,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     links: tuple[Link, ...] = ()
     mig: tuple[MigSlice, ...] = ()
     """Empty where the GPU is whole."""
+    simulated: Simulation | None = None
+    """None: it is a real one."""
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +92,54 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     numa_nodes: tuple[NumaNode, ...] = ()
     """Those with cores that the process may use."""
     gpus: tuple[Gpu, ...] = ()
+    """Those that the process may use, in the order of their PCIe addresses."""
+    notes: tuple[str, ...] = ()
+    """What was found amiss: a GPU that fell off the bus, a driver that cannot be asked."""
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The GPUs, and the slices of those that are split, as runs use them."""
+        found: list[Device] = []
+        for gpu in self.gpus:
+            parts = [(part.uuid, f"{gpu.name} MIG {part.profile}", part) for part in gpu.mig] or [
+                (gpu.uuid, gpu.name, gpu)
+            ]
+            for uuid, name, part in parts:
+                found.append(
+                    Device(
+                        id=f"gpu:{len(found)}",
+                        uuid=uuid,
+                        name=name,
+                        memory_bytes=part.memory_bytes,
+                        memory_free_bytes=part.memory_free_bytes,
+                        cores=gpu.cores,
+                        share=_share(part),
+                        simulated=gpu.simulated,
+                    )
+                )
+        return tuple(found)
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker process computes on: a whole GPU, or one slice of a split one."""
+
+    id: str
+    """``gpu:0``, ``gpu:1``, ... in the order of the topology."""
+    uuid: str
+    name: str
+    memory_bytes: int
+    memory_free_bytes: int
+    cores: tuple[int, ...] = ()
+    """Ids of the cores nearest to it."""
+    share: float = 1.0
+    """How much of a whole GPU it is."""
+    simulated: Simulation | None = None
+
+
+def _share(part: Gpu | MigSlice) -> float:
+    """Read what share of a GPU a slice is from its profile: ``3g.40gb`` is three of seven."""
+    sevenths = re.match(r"(\d)g", part.profile) if isinstance(part, MigSlice) else None
+    return int(sevenths[1]) / 7 if sevenths else 1.0
 
 
 def load_topology(path: Path) -> Topology:
