@@ -88,7 +88,7 @@ class _Nvml:
 
     def _is_split(self, handle: Any) -> bool:
         mode = self._ask(self._nvml.nvmlDeviceGetMigMode, handle)
-        return bool(mode) and mode[0] == self._nvml.NVML_DEVICE_MIG_ENABLE
+        return mode is not None and mode[0] == self._nvml.NVML_DEVICE_MIG_ENABLE
 
     def _slices(self, handle: Any) -> Iterator[MigSlice]:
         nvml = self._nvml

@@ -101,14 +101,12 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The GPUs, and the slices of those that are split, as runs use them."""
         found: list[Device] = []
         for gpu in self.gpus:
-            parts = [(part.uuid, f"{gpu.name} MIG {part.profile}", part) for part in gpu.mig] or [
-                (gpu.uuid, gpu.name, gpu)
-            ]
-            for uuid, name, part in parts:
+            for part in gpu.mig or (gpu,):
+                name = f"{gpu.name} MIG {part.profile}" if isinstance(part, MigSlice) else gpu.name
                 found.append(
                     Device(
                         id=f"gpu:{len(found)}",
-                        uuid=uuid,
+                        uuid=part.uuid,
                         name=name,
                         memory_bytes=part.memory_bytes,
                         memory_free_bytes=part.memory_free_bytes,
