@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.streaming.layers import (
     AnyAnnouncement,
     LayerKnown,
     LinkChanged,
     Progressed,
     RunAnnounced,
+    RunView,
     StackReady,
     TableReady,
 )
@@ -70,6 +72,45 @@ class Board:
         """Return everything that is kept, in order."""
         with self._lock:
             return list(self._latest.values())
+
+    def stack(self, run: str, layer: int, well: int, field: int) -> StackReady:
+        """Return what was last said about a stack.
+
+        Raises
+        ------
+        StreamError
+            If nothing was.
+        """
+        ready = self.latest(("ready", run, layer, well, field))
+        if not isinstance(ready, StackReady):
+            raise StreamError(f"Layer {layer} of run {run} is not there at well {well}, field {field}.")
+        return ready
+
+    def table(self, run: str, layer: int, well: int, field: int) -> TableReady:
+        """Return what was last said about a table.
+
+        Raises
+        ------
+        StreamError
+            If nothing was.
+        """
+        ready = self.latest(("ready", run, layer, well, field))
+        if not isinstance(ready, TableReady):
+            raise StreamError(f"Table {layer} of run {run} is not there at well {well}, field {field}.")
+        return ready
+
+    def view(self, run: str) -> RunView:
+        """Return a run's view.
+
+        Raises
+        ------
+        StreamError
+            If the run was not announced.
+        """
+        announced = self.latest(("run", run))
+        if not isinstance(announced, RunAnnounced):
+            raise StreamError(f"There is no run {run} here.")
+        return announced.view
 
     def latest(self, key: Key) -> AnyAnnouncement | None:
         """Return what was last said about something."""

@@ -1,4 +1,4 @@
-"""Follows a run in its store: turns its journal into announcements, and finds the files of what is asked for."""
+"""Follows a run in its store: turns its journal into announcements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -34,16 +33,8 @@ _CONDUCTED_S = 1.0
 _FILE = re.compile(r"^(?P<name>.*?)(?:\.f(?P<field>\d+))?(?:\.(?P<part>\d+))?$")
 
 
-class Place(NamedTuple):
-    """Where a layer's pixels or rows of one well and field lie."""
-
-    path: Path
-    version: str
-    """Of what the unit made them from; changes when they do."""
-
-
 class Follower:
-    """Follows one run. Announces from one thread; files may be looked up from others.
+    """Follows one run. Used by one thread.
 
     Parameters
     ----------
@@ -66,31 +57,6 @@ class Follower:
         self._started = False
         self._begin()
         self._journal = JournalReader(self._folder.journal)
-
-    def place(self, layer: int, well: int, field: int) -> Place:
-        """Find the file of a layer at a well and field.
-
-        Raises
-        ------
-        StreamError
-            If it is not there.
-        """
-        found = self._places.get((layer, well, field))
-        if found is None:
-            raise StreamError(f"Run {self._record.name}: layer {layer} at well {well}, field {field} is not there.")
-        return found
-
-    def layer(self, index: int) -> Layer:
-        """Return a layer as far as it is known.
-
-        Raises
-        ------
-        StreamError
-            If there is none of this index.
-        """
-        if not 0 <= index < len(self._layers):
-            raise StreamError(f"Run {self._record.name} has no layer {index}.")
-        return self._layers[index]
 
     def announcements(self) -> Iterator[AnyAnnouncement]:
         """Give what has happened since the last call; at the first one, everything.
@@ -120,11 +86,10 @@ class Follower:
     def _begin(self) -> None:
         plan, plate = self._folder.plan(), self._folder.plate()
         self._plan: ExecutionPlan = plan
-        self.view: RunView = view_of(plan, self._record, plate)
+        self.view: RunView = view_of(plan, self._record, plate, self._folder.path)
         self._layers = list(self.view.layers)
         self._wells = {well.name: index for index, well in enumerate(self.view.wells)}
         self._fields = {number: index for index, number in enumerate(self.view.fields)}
-        self._places: dict[tuple[int, int, int], Place] = {}
         self._counts: dict[int | None, list[int]] = {None: [0, 0]}
         self._total = [0, 0]
         self._status: RunStatus = "running"
@@ -176,7 +141,7 @@ class Follower:
             if found is None:
                 continue
             layer, number = found
-            path = self._folder.unit(unit) / file.name
+            path = f"units/{unit.key}/{file.name}"
             well = self._wells.get(unit.well or "", 0)
             field = self._fields.get(number if number is not None else unit.field or 0, 0)
             if self._layers[layer].scope != "field":
@@ -186,7 +151,6 @@ class Follower:
                 yield from self._ready(self._layers[layer], well, field, path, version)
             except (OSError, ValueError):
                 continue  # an older plan's unit, or results that were removed
-            self._places[layer, well, field] = Place(path, version)
 
     def _layer_of(self, kind: str, rest: str) -> tuple[int, int | None] | None:
         """Find the layer of a file and the number of its field, by its name without kind and suffix."""
@@ -201,10 +165,13 @@ class Follower:
             return None
         return parts[part], int(match["field"]) if match["field"] else None
 
-    def _ready(self, layer: Layer, well: int, field: int, path: Path, version: str) -> Iterator[AnyAnnouncement]:
+    def _ready(self, layer: Layer, well: int, field: int, file: str, version: str) -> Iterator[AnyAnnouncement]:
+        path = self._folder.path / file
         if layer.kind in ("table", "points"):
             rows = read_table(path).num_rows
-            yield TableReady(run=self.run_id, layer=layer.index, well=well, field=field, version=version, rows=rows)
+            yield TableReady(
+                run=self.run_id, layer=layer.index, well=well, field=field, version=version, file=file, rows=rows
+            )
             return
         stack = open_stack(path)
         size_t, size_z, size_y, size_x = stack.shape
@@ -226,6 +193,7 @@ class Follower:
             well=well,
             field=field,
             version=version,
+            file=file,
             size_t=size_t,
             size_z=size_z,
             size_y=size_y,

@@ -93,6 +93,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     started: str
     """ISO 8601 in UTC."""
+    folder: str = ""
+    """The run's folder, on the machine where it lies."""
 
     def extent(self, layer: Layer) -> tuple[int, int, int, int, int, int]:
         """Return a layer's whole shape: wells, fields, t, z, y, x."""
@@ -127,6 +129,8 @@ class StackReady(Announcement, frozen=True, kw_only=True, tag="stack"):
     field: int
     version: str
     """Changes when the pixels do."""
+    file: str
+    """The file that holds them, relative to the run's folder: an array ``(T, Z, Y, X)``, ``.npy``."""
     size_t: int
     size_z: int
     size_y: int
@@ -144,6 +148,8 @@ class TableReady(Announcement, frozen=True, kw_only=True, tag="table"):
     well: int
     field: int
     version: str
+    file: str
+    """The file that holds them, relative to the run's folder: Arrow's file format."""
     rows: int
 
 

@@ -2,20 +2,99 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import threading
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openhcs_jupyter.streaming.layers import COARSE, LayerKind
+from openhcs_jupyter.errors import StreamError
+from openhcs_jupyter.streaming.layers import COARSE, LayerKind, RunView, StackReady, TableReady
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = NDArray[np.generic]
+_KEPT_OPEN = 16
 _SAMPLES = 128
 _LOW, _HIGH = 0.005, 0.998
+
+
+class Reader:
+    """Reads what announcements tell of; keeps some files mapped. Used by several threads."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[tuple[Path, str], Array] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def plane(self, folder: Path, ready: StackReady, t: int, z: int) -> Array:
+        """Map a plane ``(Y, X)``, read-only; its pages are in memory.
+
+        Raises
+        ------
+        StreamError
+            If it is not there or cannot be read.
+        """
+        path = file_in(folder, ready.file)
+        with self._lock:
+            stack = self._open.get((path, ready.version))
+        if stack is None:
+            try:
+                stack = open_stack(path)
+            except (OSError, ValueError) as error:
+                raise StreamError(f"{path} cannot be read: {error}") from error
+            with self._lock:
+                self._open[path, ready.version] = stack
+                while len(self._open) > _KEPT_OPEN:
+                    self._open.popitem(last=False)
+        if not (0 <= t < stack.shape[0] and 0 <= z < stack.shape[1]):
+            raise StreamError(f"{path.name} has no plane at t {t}, z {z}.")
+        plane = stack[t, z]
+        fetch_pages(plane)
+        return np.asarray(plane)
+
+    def table(self, folder: Path, ready: TableReady) -> pa.Table:
+        """Map a table.
+
+        Raises
+        ------
+        StreamError
+            If it cannot be read.
+        """
+        path = file_in(folder, ready.file)
+        try:
+            return read_table(path)
+        except (OSError, ValueError) as error:
+            raise StreamError(f"{path} cannot be read: {error}") from error
+
+
+def kind_of(view: RunView, layer: int) -> LayerKind:
+    """Return a layer's kind.
+
+    Raises
+    ------
+    StreamError
+        If there is no such layer.
+    """
+    if not 0 <= layer < len(view.layers):
+        raise StreamError(f"Run {view.name} has no layer {layer}.")
+    return view.layers[layer].kind
+
+
+def file_in(folder: Path, file: str) -> Path:
+    """Return the path of a run's file.
+
+    Raises
+    ------
+    StreamError
+        If it would lie outside of the run's folder.
+    """
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise StreamError(f"{file!r} is no file of a run.")
+    return folder / path
 
 
 def open_stack(path: Path) -> Array:
@@ -53,7 +132,7 @@ def coarse(plane: Array, kind: LayerKind) -> Array:
         return np.ascontiguousarray(plane[::COARSE, ::COARSE])
     size = (-(-plane.shape[1] // COARSE), -(-plane.shape[0] // COARSE))
     if plane.dtype.name in ("uint8", "uint16", "int16", "float32", "float64"):
-        small: Array = cv2.resize(np.asarray(plane), size, interpolation=cv2.INTER_AREA)
+        small: Array = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
         return small
     means: Array = cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA).astype(plane.dtype)
     return means

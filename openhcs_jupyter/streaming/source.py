@@ -42,6 +42,11 @@ class PlaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One pixel for each 8 x 8: means of an image, every eighth pixel of labels."""
     priority: Priority = Priority.VISIBLE
 
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """What is smaller is fetched first."""
+        return int(self.priority), int(not self.coarse)
+
 
 class TableRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of a table or points layer at one well and field."""
@@ -51,6 +56,11 @@ class TableRequest(msgspec.Struct, frozen=True, kw_only=True):
     well: int
     field: int
     priority: Priority = Priority.VISIBLE
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """What is smaller is fetched first."""
+        return int(self.priority), 0
 
 
 class Plane(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +73,9 @@ class Plane(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(ABC):
-    """Where a viewer gets runs from. A context manager; its methods may be called from any thread and never block.
+    """Where a viewer gets runs from. A context manager; its methods may be called from any thread.
 
+    All but `close`, which waits for threads of the source, return at once.
     Listeners and callbacks of futures are called in threads of the source and must be quick.
     """
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan
 from openhcs_jupyter.model import Layout, Plate, ResultSpec, RunRecord
 from openhcs_jupyter.streaming.layers import FieldPlace, Layer, RunView, WellPlace
 
 
-def view_of(plan: ExecutionPlan, record: RunRecord, plate: Plate) -> RunView:
+def view_of(plan: ExecutionPlan, record: RunRecord, plate: Plate, folder: Path) -> RunView:
     """Return a run's view; of its layers only names, kinds, colours and scales are known yet."""
     taken = {image for unit in plan.units for image in unit.images}
     units = Counter(unit.well for unit in plan.units)
@@ -38,6 +39,7 @@ def view_of(plan: ExecutionPlan, record: RunRecord, plate: Plate) -> RunView:
         layers=_layers(plan, plate, layout),
         units=len(plan.units),
         started=record.started,
+        folder=str(folder.resolve()),
     )
 
 
