@@ -1,56 +1,28 @@
-"""A small process that has imported what units need, and forks workers from itself in milliseconds.
-
-Forking from the kernel would copy its threads' locks in whatever state they are; starting a fresh interpreter for every
-worker would cost a second each. This process has one thread, imports the numerical libraries once, and shares their
-memory with all workers. When the process that started it ends, however it ends, it ends its workers and itself.
-"""
+"""Asks a process that has imported what units need for workers, which it forks from itself in milliseconds."""
 
 from __future__ import annotations
 
 import atexit
-import ctypes
-import gc
-import importlib
 import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
+from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP
 from openhcs_jupyter.errors import RunError
 
-_PRELOAD = (
-    "numpy",
-    "cv2",
-    "pandas",
-    "pyarrow",
-    "pyarrow.ipc",
-    "scipy.ndimage",
-    "tifffile",
-    "imagecodecs",
-    "openhcs_jupyter.functions._kernels",
-    "openhcs_jupyter.repository.embedded.pixels",
-    "openhcs_jupyter.repository.embedded.results",
-    "openhcs_jupyter.engine.worker",
-)
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PROGRAM = """
 import socket, sys
-from openhcs_jupyter.engine.forkserver import serve
+from openhcs_jupyter.engine.forking import serve
 serve(socket.socket(fileno=int(sys.argv[1])))
 """
-_FORK, _REAP, _DISMISS, _IMPORT = b"F", b"R", b"D", b"I"
-_ANSWER = struct.Struct("<q")
-_KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
-"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
-_PR_SET_PDEATHSIG = 1
 
 
 class ForkServer:
@@ -88,14 +60,14 @@ class ForkServer:
         int
             The worker's process id.
         """
-        return self._ask(lambda control: socket.send_fds(control, [_FORK + _ANSWER.pack(0)], [connection, status]))
+        return self._ask(lambda control: socket.send_fds(control, [FORK + ANSWER.pack(0)], [connection, status]))
 
     def load(self, modules: Sequence[str]) -> None:
         """Import modules once, before workers are forked that need them."""
         if not modules:
             return
         names = ",".join(modules).encode()
-        self._ask(lambda control: control.sendall(_IMPORT + _ANSWER.pack(len(names)) + names))
+        self._ask(lambda control: control.sendall(IMPORT + ANSWER.pack(len(names)) + names))
 
     def reap(self, pid: int) -> int:
         """End a worker, if it has not ended, and return how: an exit status, or the signal's number, negative."""
@@ -103,7 +75,7 @@ class ForkServer:
             if self._control is None:
                 return -signal.SIGKILL
             try:
-                self._control.sendall(_REAP + _ANSWER.pack(pid))
+                self._control.sendall(REAP + ANSWER.pack(pid))
                 return self._answer(self._control)
             except OSError:
                 self._stop()
@@ -113,7 +85,7 @@ class ForkServer:
         """End a worker without waiting for its end."""
         with self._lock, suppress(OSError):  # workers die with their server
             if self._control is not None:
-                self._control.sendall(_DISMISS + _ANSWER.pack(pid))
+                self._control.sendall(DISMISS + ANSWER.pack(pid))
 
     def stop(self) -> None:
         """End the process and all its workers."""
@@ -168,13 +140,13 @@ class ForkServer:
 
     def _read(self, control: socket.socket) -> int:
         data = b""
-        while len(data) < _ANSWER.size:
-            part = control.recv(_ANSWER.size - len(data))
+        while len(data) < ANSWER.size:
+            part = control.recv(ANSWER.size - len(data))
             if not part:
                 self._stop()
                 raise ConnectionError("the process that starts workers has ended")
             data += part
-        answer: int = _ANSWER.unpack(data)[0]
+        answer: int = ANSWER.unpack(data)[0]
         return answer
 
     def _stop(self) -> None:
@@ -208,89 +180,3 @@ def _ended() -> RunError:
 def fork_server() -> ForkServer:
     """Return this process's fork server."""
     return _server
-
-
-def serve(control: socket.socket) -> NoReturn:
-    """Fork and reap workers until the other side closes `control`."""
-    _import(_PRELOAD)
-    control.sendall(_ANSWER.pack(0))
-    workers: set[int] = set()
-    dismissed: set[int] = set()
-    while True:
-        try:
-            message, descriptors, _, _ = socket.recv_fds(control, 1 + _ANSWER.size, 2)
-        except OSError:
-            message = b""
-        if not message:
-            break
-        if message[:1] == _FORK:
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                _work(*descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            workers.add(pid)
-            control.sendall(_ANSWER.pack(pid))
-        elif message[:1] == _IMPORT:
-            names = control.recv(_ANSWER.unpack(message[1:])[0], socket.MSG_WAITALL)
-            _import(names.decode().split(","))
-            control.sendall(_ANSWER.pack(0))
-        elif message[:1] == _DISMISS:
-            pid = _ANSWER.unpack(message[1:])[0]
-            if pid in workers:
-                workers.discard(pid)
-                os.kill(pid, signal.SIGKILL)
-                dismissed.add(pid)
-        else:
-            pid = _ANSWER.unpack(message[1:])[0]
-            control.sendall(_ANSWER.pack(_end(pid) if pid in workers else -signal.SIGKILL))
-            workers.discard(pid)
-        dismissed -= {pid for pid in dismissed if os.waitpid(pid, os.WNOHANG)[0]}
-    for pid in workers:
-        _end(pid)
-    os._exit(0)
-
-
-def _import(modules: Iterable[str]) -> None:
-    new = [module for module in modules if module not in sys.modules]
-    if not new:
-        return
-    for module in new:
-        with suppress(Exception):  # whoever needs it is told so where it does
-            importlib.import_module(module)
-    gc.collect()
-    gc.freeze()
-
-
-def _end(pid: int) -> int:
-    ended, status = os.waitpid(pid, os.WNOHANG)
-    if not ended:
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _keep_memory() -> None:
-    """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in _KEEP_MEMORY:
-            mallopt(parameter, value)
-
-
-def _work(connection: int, status: int) -> NoReturn:
-    from openhcs_jupyter.engine.worker import work
-
-    code = 1
-    try:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _keep_memory()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        work(connection, status)
-        code = 0
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

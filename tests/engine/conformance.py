@@ -285,7 +285,7 @@ class ExecutorConformance:
         log = tmp_path / "pids.txt"
 
         def stubborn(stack: Any, context: Any) -> Any:
-            if context.field == 4:
+            if context.field >= 4:  # so many that both workers meet one, whichever units they hold
                 note(log, str(os.getpid()))
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 while True:

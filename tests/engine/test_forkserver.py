@@ -19,6 +19,12 @@ from tests.engine import functions
 from tests.engine.bench import LONGEST_S, Bench, descendants, ended, lines, lives, until
 
 ROOT = Path(__file__).parents[2]
+
+
+def living(pid: int) -> list[int]:
+    return [child for child in descendants(pid) if lives(child)]
+
+
 HANGING = """
 import sys
 import time
@@ -107,10 +113,54 @@ def test_a_server_that_was_stopped_starts_again(bench: Bench) -> None:
 
 
 def test_no_worker_is_left_after_a_run(bench: Bench) -> None:
-    bench.done(Step(lambda stack: stack + 4, name="fourth"))
-    server = fork_server()._process
-    assert server is not None
-    until(lambda: not any(map(lives, descendants(server.pid))), "the workers to end")
+    log = bench.folder / "pids"
+
+    def noted(stack: np.ndarray) -> np.ndarray:
+        functions.note(log, str(os.getpid()))
+        return stack
+
+    bench.done(Step(noted, name="noted"), run_options={"force": True})
+    workers = [int(pid) for pid in lines(log)]
+    assert workers
+    until(ended(workers), "the workers to end")
+
+
+class TestSpares:
+    """Workers that are forked while nothing runs."""
+
+    @pytest.fixture
+    def spares(self, bench: Bench) -> list[int]:
+        """Wait until the next run's first worker is there before the run is."""
+        bench.done(Step(functions.negative), run_options={"force": True})
+        server = fork_server()._process
+        assert server is not None
+        enough = min(os.cpu_count() or 1, 4)
+        return until(lambda: (pids := living(server.pid)) and len(pids) == enough and pids, "spare workers")
+
+    def test_the_next_run_takes_them(self, bench: Bench, spares: list[int]) -> None:
+        log = bench.folder / "pids"
+
+        def noted(stack: np.ndarray) -> np.ndarray:
+            functions.note(log, str(os.getpid()))
+            return stack
+
+        bench.done(Step(noted, name="noted"), workers=1, run_options={"force": True})
+        assert {int(pid) for pid in lines(log)} < set(spares)
+
+    def test_one_that_was_killed_costs_nothing(self, bench: Bench, spares: list[int]) -> None:
+        for pid in spares:
+            os.kill(pid, signal.SIGKILL)
+        assert bench.done(Step(functions.negative), run_options={"force": True}).status == "done"
+
+    def test_they_end_with_the_server(self, spares: list[int]) -> None:
+        server = fork_server()._process
+        assert server is not None
+        server.kill()
+        until(ended(spares), "the spares to end")
+
+    def test_they_end_when_modules_come_that_they_have_not(self, spares: list[int]) -> None:
+        fork_server().load(["wave"])
+        until(ended(spares), "the spares to end")
 
 
 def test_no_file_stays_open_after_runs(bench: Bench) -> None:

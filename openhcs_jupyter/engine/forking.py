@@ -1,0 +1,216 @@
+"""A small process that has imported what units need, and forks workers from itself in milliseconds.
+
+Forking from the kernel would copy its threads' locks in whatever state they are; starting a fresh interpreter for every
+worker would cost a second each. This process has one thread, imports the numerical libraries once, and shares their
+memory with all workers. While nothing runs it forks some ahead, so that a run starts at once. When the process that
+started it ends, however it ends, it ends its workers and itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+FORK, REAP, DISMISS, IMPORT = b"F", b"R", b"D", b"I"
+ANSWER = struct.Struct("<q")
+
+_PRELOAD = (
+    "numpy",
+    "cv2",
+    "pandas",
+    "pyarrow",
+    "pyarrow.ipc",
+    "scipy.ndimage",
+    "tifffile",
+    "imagecodecs",
+    "openhcs_jupyter.functions._kernels",
+    "openhcs_jupyter.repository.embedded.pixels",
+    "openhcs_jupyter.repository.embedded.results",
+    "openhcs_jupyter.engine.worker",
+)
+_KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
+"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
+_PR_SET_PDEATHSIG = 1
+_IDLE_S = 0.3
+_MOST_SPARES = 4
+_SPARE_BYTES = 32 << 20
+
+
+def serve(control: socket.socket) -> NoReturn:
+    """Fork and end workers until the other side closes `control`."""
+    _import(_PRELOAD)
+    control.sendall(ANSWER.pack(0))
+    _Server(control).run()
+    os._exit(0)
+
+
+class _Server:
+    """Does what it is asked, a message at a time."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._spares = _Spares(control)
+        self._workers: set[int] = set()
+        self._dismissed: set[int] = set()
+
+    def run(self) -> None:
+        while True:
+            if not self._workers and not self._spares.are_enough and self._is_idle():
+                self._spares.add()
+                continue
+            try:
+                message, descriptors, _, _ = socket.recv_fds(self._control, 1 + ANSWER.size, 2)
+            except OSError:
+                message = b""
+            if not message:
+                break
+            self._do(message[:1], ANSWER.unpack(message[1:])[0], descriptors)
+            self._dismissed -= {pid for pid in self._dismissed if os.waitpid(pid, os.WNOHANG)[0]}
+        self._spares.end()
+        for pid in self._workers:
+            _end(pid)
+
+    def _is_idle(self) -> bool:
+        return not select.select([self._control], [], [], _IDLE_S)[0]
+
+    def _do(self, what: bytes, number: int, descriptors: Sequence[int]) -> None:
+        if what == FORK:
+            self._fork(descriptors)
+        elif what == IMPORT:
+            names = self._control.recv(number, socket.MSG_WAITALL)
+            if _import(names.decode().split(",")):
+                self._spares.end()  # they were forked without
+            self._control.sendall(ANSWER.pack(0))
+        elif what == DISMISS:
+            if number in self._workers:
+                self._workers.discard(number)
+                os.kill(number, signal.SIGKILL)
+                self._dismissed.add(number)
+        elif what == REAP:
+            self._control.sendall(ANSWER.pack(_end(number) if number in self._workers else -signal.SIGKILL))
+            self._workers.discard(number)
+
+    def _fork(self, descriptors: Sequence[int]) -> None:
+        pid = self._spares.use(descriptors)
+        if pid is None:
+            pid = _fork(lambda: _work(*descriptors), [self._control])
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._workers.add(pid)
+        self._control.sendall(ANSWER.pack(pid))
+
+
+class _Spares:
+    """Workers that were forked ahead, and whose memory is at hand already."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._spares: list[tuple[int, socket.socket]] = []
+
+    @property
+    def are_enough(self) -> bool:
+        return len(self._spares) >= min(os.cpu_count() or 1, _MOST_SPARES)
+
+    def add(self) -> None:
+        ours, theirs = socket.socketpair()
+        others = [socket for _, socket in self._spares]
+        with theirs:
+            self._spares.append((_fork(lambda: _wait(theirs), [self._control, ours, *others]), ours))
+
+    def use(self, descriptors: Sequence[int]) -> int | None:
+        """Give a spare its work and return its process id; None if there is none."""
+        while self._spares:
+            pid, ours = self._spares.pop()
+            with ours, suppress(OSError):
+                socket.send_fds(ours, [FORK], descriptors)
+                return pid
+            _end(pid)
+        return None
+
+    def end(self) -> None:
+        for pid, ours in self._spares:
+            ours.close()
+            _end(pid)
+        self._spares.clear()
+
+
+def _fork(child: Callable[[], None], not_its_own: Iterable[socket.socket]) -> int:
+    """Fork a process that does one thing and ends, whatever comes of it; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for end in not_its_own:
+            end.close()
+        _keep_memory()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        child()
+        code = 0
+    except BaseException:  # noqa: BLE001 - it must not return into the loop of its parent
+        traceback.print_exc()
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(theirs: socket.socket) -> None:
+    """Wait, as a spare, for work."""
+    import numpy as np
+
+    np.ones(_SPARE_BYTES, np.uint8)  # the allocator keeps it, and the first unit finds it there
+    message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), 2)
+    if message:
+        theirs.close()
+        _work(*descriptors)
+
+
+def _work(connection: int, status: int) -> None:
+    from openhcs_jupyter.engine.worker import work
+
+    work(connection, status)
+
+
+def _import(modules: Iterable[str]) -> bool:
+    """Import those modules that are not there yet, and tell whether there were any."""
+    new = [module for module in modules if module not in sys.modules]
+    if not new:
+        return False
+    for module in new:
+        with suppress(Exception):  # whoever needs it is told so where it does
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    return True
+
+
+def _end(pid: int) -> int:
+    """End a child, if it has not ended, and return how it did."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _keep_memory() -> None:
+    """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _KEEP_MEMORY:
+            mallopt(parameter, value)
