@@ -54,7 +54,8 @@ class _Worker:
             os.close(memory)
         self.connection = Connection(ours.detach())
         self.held: deque[Work] = deque()
-        self.connection.send_bytes(program)
+        with suppress(OSError):  # if it has died already, that is seen when it is waited for
+            self.connection.send_bytes(program)
 
     def end(self) -> int:
         """End the process and return how it ended."""
