@@ -48,6 +48,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Unique within the plate; what a step and ``--channels`` name."""
     emission_nm: float | None = None
+    excitation_nm: float | None = None
     color: str | None = None
     """Display colour, ``RRGGBB`` in hexadecimal."""
 
@@ -67,6 +68,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     pixel_size_um: float | None = None
     """Width of a pixel in micrometres; pixels are square."""
     z_step_um: float | None = None
+    t_step_s: float | None = None
+    """Seconds from one time point to the next."""
 
     def has(self, t: int, c: int, z: int) -> bool:
         """Tell whether the image has the plane at time point `t`, channel `c`, slice `z` (all from 0)."""
@@ -104,6 +107,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[Image, ...]
     position_um: tuple[float, float] | None = None
     """Stage position ``(y, x)`` of the field's centre in micrometres, y growing downwards."""
+    acquired: str | None = None
+    """When its first plane was recorded, ISO 8601; in the microscope's own time where no zone is told."""
 
     def image(self, kind: ImageKind) -> Image | None:
         """Return the field's image of this kind, or None."""

@@ -108,6 +108,11 @@ class UnitInputs:
         names = {name for step in steps for name in step.channels}
         return [taken for taken in self._program.channels if self._stage.carries or taken.channel.name in names]
 
+    def verify(self) -> None:
+        """Check that the images are still as they were read: a map shows what its file holds now."""
+        for opened in self._opened.values():
+            opened.verify()
+
     def close(self) -> None:
         """Close the images."""
         for opened in self._opened.values():

@@ -154,8 +154,19 @@ class RunFolder:
         except OSError:
             return False
 
-    def commit(self, key: str, files: Mapping[str, Writer]) -> tuple[StoredFile, ...]:
+    def commit(
+        self, key: str, files: Mapping[str, Writer], check: Callable[[], None] | None = None
+    ) -> tuple[StoredFile, ...]:
         """Write a unit's results; they appear all at once, or not at all.
+
+        Parameters
+        ----------
+        key
+            Of the unit.
+        files
+            By name: what writes it.
+        check
+            Called when all is written; what it raises keeps the results from appearing.
 
         Raises
         ------
@@ -171,6 +182,8 @@ class RunFolder:
                 with (partial / name).open("wb", buffering=0) as file:
                     write(file)
                     stored.append(StoredFile(name, file.tell()))
+            if check is not None:
+                check()
             if place.exists():  # an older result whose files were damaged
                 shutil.rmtree(place)
             partial.rename(place)

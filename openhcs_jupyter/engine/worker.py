@@ -164,7 +164,7 @@ class _Worker:
             failure = done.failure
             if failure is None:
                 try:
-                    stored = self._folder.commit(inputs.work.key, done.files)
+                    stored = self._folder.commit(inputs.work.key, done.files, inputs.verify)
                 except OSError as error:
                     failure = self._write_failure(error)
                 except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from openhcs_jupyter.config import Settings, load_settings
-from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.errors import RepositoryError, UsageError
 from openhcs_jupyter.magics.errors import CellError, Source
 from openhcs_jupyter.magics.options import RunOptions
 from openhcs_jupyter.magics.places import parse_channels, parse_fields, parse_wells
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.repository import Repository
 
 STEPS = "pipeline_steps"
+_SHOWN = 5
 CONFIG = "pipeline_config"
 """What OpenHCS's documents call the settings that all of their steps have in common."""
 
@@ -157,6 +158,8 @@ def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate,
         With everything that is wrong.
     UsageError
         If the options do not fit the plate.
+    RepositoryError
+        If files of the plate have changed since it was imported.
     """
     from openhcs_jupyter.compiler import compile as compile_pipeline
     from openhcs_jupyter.compiler.plan import LeftOut
@@ -175,6 +178,7 @@ def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate,
         workers=options.workers or settings.workers or None,
         memory_bytes=int(settings.memory_gb * 1e9) or None,
     )
+    _require_unchanged(plan)
     left_out = (*plan.left_out, *(LeftOut(what=what, why=why) for what, why in adapted.notes))
     return msgspec.structs.replace(plan, left_out=left_out).bind(pipeline, plate)
 
@@ -190,6 +194,25 @@ def start(plan: ExecutionPlan, options: RunOptions) -> Run:
         force=options.force,
         options=options.given(),
     )
+
+
+def _require_unchanged(plan: ExecutionPlan) -> None:
+    """Refuse to begin what would end in failed units, or would take kept results of what the files held before."""
+    from openhcs_jupyter.repository import connect
+
+    chosen = {image for unit in plan.units for image in unit.images}
+    with connect(plan.repository) as repository:
+        changed = repository.changed(
+            [image for _, field in plan.plate.fields() for image in field.images if image.id in chosen]
+        )
+    if changed:
+        more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise RepositoryError(
+            f"Files of plate {plan.plate_name} are not as they were imported:\n  "
+            + "\n  ".join(changed[:_SHOWN])
+            + more,
+            "Put them back, or import the plate's folder again; what the old files gave is not used again.",
+        )
 
 
 def _save(options: RunOptions, settings: Settings) -> bool:

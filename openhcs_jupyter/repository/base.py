@@ -41,6 +41,15 @@ class PixelSource(ABC):
             If the plane is missing or its file is gone, too short or unreadable; names the file.
         """
 
+    def verify(self) -> None:  # noqa: B027 what cannot change need not be checked
+        """Check that what was read is still what is there; whoever computed with it calls this before keeping results.
+
+        Raises
+        ------
+        RepositoryError
+            If a file has changed since the plate was imported.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Release what is held; planes that were handed out stay valid."""
@@ -148,6 +157,13 @@ class Repository(ABC):
         RepositoryError
             If the image is unknown, or changed since the plate was read.
         """
+
+    def changed(self, images: Sequence[Image]) -> list[str]:  # noqa: ARG002
+        """Say which files of these images are gone or not as they were when their plate was read, one line a file.
+
+        Reads nothing. A repository whose images cannot change says nothing.
+        """
+        return []
 
     @abstractmethod
     def writer(self, record: RunRecord) -> ResultWriter:

@@ -62,7 +62,7 @@ def test_an_index_of_another_program_is_no_plate(tmp_path: Path) -> None:
 def test_a_format_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no format 'Nikon'") as raised:
         choose(tmp_path, name="Nikon")
-    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera."
+    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera, OME-Zarr."
 
 
 def test_a_format_and_a_pattern_exclude_each_other(tmp_path: Path) -> None:

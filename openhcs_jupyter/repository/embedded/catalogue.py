@@ -19,7 +19,7 @@ from weakref import WeakSet
 from openhcs_jupyter.errors import RepositoryError
 
 FILE_NAME = "catalogue.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_S = 60.0
 _PARTIAL = f".{FILE_NAME}-"
 _NETWORK_TYPES = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p", "afs")
@@ -46,6 +46,7 @@ CREATE TABLE channel (
     position INTEGER NOT NULL,
     name TEXT NOT NULL,
     emission_nm REAL,
+    excitation_nm REAL,
     color TEXT,
     UNIQUE (plate, position)
 );
@@ -69,6 +70,7 @@ CREATE TABLE wellsample (
     number INTEGER NOT NULL,
     position_y REAL,
     position_x REAL,
+    acquired TEXT,
     UNIQUE (plate, well, number)
 );
 CREATE TABLE image (
@@ -85,6 +87,10 @@ CREATE TABLE planes (
     packed BLOB NOT NULL
 );
 """
+
+
+_FROM_1 = ("ALTER TABLE channel ADD COLUMN excitation_nm REAL", "ALTER TABLE wellsample ADD COLUMN acquired TEXT")
+"""What brings a catalogue of version 1 up to version 2."""
 
 
 class Catalogue:
@@ -112,12 +118,22 @@ class Catalogue:
         except RepositoryError:
             self.close()
             raise
+        if version == 1:
+            version = self._update()
         if version != SCHEMA_VERSION:
             self.close()
             raise RepositoryError(
                 f"{self._path} has version {version}; this program knows version {SCHEMA_VERSION}.",
                 "Update openhcs-jupyter, or use another folder.",
             )
+
+    def _update(self) -> int:
+        """Bring a catalogue of version 1 up to date, unless another process just did; returns its version."""
+        with self.transaction() as connection:
+            if connection.execute("PRAGMA user_version").fetchone() == (1,):
+                for statement in (*_FROM_1, f"PRAGMA user_version={SCHEMA_VERSION}"):
+                    connection.execute(statement)
+        return SCHEMA_VERSION
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""

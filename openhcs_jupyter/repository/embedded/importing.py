@@ -15,13 +15,21 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import ImageKind, Layout, well_name
 from openhcs_jupyter.repository.embedded import formats
 from openhcs_jupyter.repository.embedded.catalogue import Catalogue
-from openhcs_jupyter.repository.embedded.formats import FieldPlace, FoundPlane, FoundPlate, Progress, WellPlace
+from openhcs_jupyter.repository.embedded.formats import (
+    FieldPlace,
+    FoundField,
+    FoundPlane,
+    FoundPlate,
+    Progress,
+    WellPlace,
+)
 from openhcs_jupyter.repository.embedded.formats.base import FoundFile
 from openhcs_jupyter.repository.embedded.pixels import PlaneSpot, PlaneTable
 
 _USUAL_PLATES = ((8, 12), (16, 24), (32, 48))
 _PROBLEMS_KEPT = 200
 _Index = tuple[int, int, int]
+_NOTHING = FoundField()
 
 
 def register(
@@ -113,10 +121,14 @@ class _Checked:
     def version(self) -> str:
         """Of the whole plate."""
         parts: list[object] = [self.problems, self._found.format, self._found.rows, self._found.columns]
-        parts += [(channel.name, channel.emission_nm, channel.color) for channel in self._found.channels]
-        parts += sorted(self._found.positions.items())
+        parts += [msgspec.structs.astuple(channel) for channel in self._found.channels]
+        parts += [(place, self.facts(place)) for place in self.images]
         parts += [(place, kind, image.version) for place, kinds in self.images.items() for kind, image in kinds.items()]
         return _digest(parts)
+
+    def facts(self, place: FieldPlace) -> FoundField:
+        """Return what is known of a field beside its planes."""
+        return self._found.fields.get(place, _NOTHING)
 
     def _add(self, place: FieldPlace, kind: ImageKind, planes: Sequence[FoundPlane]) -> None:
         where = f"{well_name(*place[:2])} field {place[2]}"
@@ -143,12 +155,14 @@ class _Checked:
         self._lines += self._holes(where, grid, good.keys() | faulty)
         if usual is None:
             return
-        layout = self._layout(usual, grid, good)
+        layout = self._layout(usual, grid, good, self.facts(place))
         self.images[place][kind] = _CheckedImage(layout, _digest(_identity(layout, good)), _table(good))
         self.planes += len(good)
         self.bytes += len(good) * layout.plane_bytes
 
-    def _layout(self, shape: tuple[int, int, str], grid: _Grid, good: Mapping[_Index, FoundPlane]) -> Layout:
+    def _layout(
+        self, shape: tuple[int, int, str], grid: _Grid, good: Mapping[_Index, FoundPlane], facts: FoundField
+    ) -> Layout:
         missing = (index for index in grid.indices(len(self._found.channels)) if index not in good)
         layout = Layout(
             size_t=grid.size_t,
@@ -158,8 +172,9 @@ class _Checked:
             size_x=shape[1],
             dtype=shape[2],
             missing=tuple(missing),
-            pixel_size_um=self._found.pixel_size_um,
-            z_step_um=self._found.z_step_um,
+            pixel_size_um=facts.pixel_size_um or self._found.pixel_size_um,
+            z_step_um=facts.z_step_um or self._found.z_step_um,
+            t_step_s=facts.t_step_s or self._found.t_step_s,
         )
         return self._interned.setdefault(layout, layout)
 
@@ -237,7 +252,10 @@ def _at(t: int | None, *slices: int) -> str:
 def _identity(layout: Layout, planes: Mapping[_Index, FoundPlane]) -> list[object]:
     """Return everything that the pixels of an image hang on."""
     parts: list[object] = [msgspec.structs.astuple(layout)]
-    parts += [(index, plane.file, plane.data) for index, plane in sorted(planes.items(), key=lambda item: item[0])]
+    parts += [
+        (index, plane.file, plane.parts, plane.data)
+        for index, plane in sorted(planes.items(), key=lambda item: item[0])
+    ]
     return parts
 
 
@@ -252,7 +270,9 @@ def _table(planes: Mapping[_Index, FoundPlane]) -> PlaneTable:
         data = plane.data
         assert data is not None
         file = numbers.setdefault(plane.file, len(numbers))
-        spots.append(PlaneSpot(t, c, z, file, data.page, -1 if data.offset is None else data.offset, data.swapped))
+        parts = tuple(numbers.setdefault(part, len(numbers)) for part in plane.parts)
+        offset = -1 if data.offset is None else data.offset
+        spots.append(PlaneSpot(t, c, z, file, data.page, offset, data.swapped, parts))
     return PlaneTable(tuple(numbers), tuple(spots))
 
 
@@ -312,8 +332,8 @@ def _write_contents(connection: Connection, plate: int, found: FoundPlate, check
     for table in ("image", "wellsample", "well", "layout", "channel"):
         connection.execute(f"DELETE FROM {table} WHERE plate = ?", (plate,))  # noqa: S608 names are the literals above
     connection.executemany(
-        "INSERT INTO channel (plate, position, name, emission_nm, color) VALUES (?, ?, ?, ?, ?)",
-        [(plate, c, channel.name, channel.emission_nm, channel.color) for c, channel in enumerate(found.channels)],
+        "INSERT INTO channel (plate, position, name, emission_nm, excitation_nm, color) VALUES (?, ?, ?, ?, ?, ?)",
+        [(plate, c, one.name, one.emission_nm, one.excitation_nm, one.color) for c, one in enumerate(found.channels)],
     )
     layouts: dict[Layout, int] = {}
     new_wells: dict[WellPlace, int] = {}
@@ -325,10 +345,19 @@ def _write_contents(connection: Connection, plate: int, found: FoundPlate, check
                 'INSERT INTO well (id, plate, "row", "column") VALUES (?, ?, ?, ?)',
                 (wells.get(place[:2]), plate, *place[:2]),
             )
+        facts = checked.facts(place)
         field = _insert(
             connection,
-            "INSERT INTO wellsample (id, plate, well, number, position_y, position_x) VALUES (?, ?, ?, ?, ?, ?)",
-            (fields.get((well, place[2])), plate, well, place[2], *found.positions.get(place, (None, None))),
+            "INSERT INTO wellsample (id, plate, well, number, position_y, position_x, acquired) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                fields.get((well, place[2])),
+                plate,
+                well,
+                place[2],
+                *(facts.position_um or (None, None)),
+                facts.acquired,
+            ),
         )
         for kind, image in sorted(kinds.items(), reverse=True):
             if image.layout not in layouts:

@@ -1,4 +1,4 @@
-"""Reading planes from files: maps of uncompressed ones, decoded copies of the others."""
+"""Reading planes from files: maps of uncompressed ones, copies of what the format's reader decodes of the others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from openhcs_jupyter.model import Layout
 from openhcs_jupyter.repository.base import PixelSource
 from openhcs_jupyter.repository.embedded.formats.base import FoundFile
 
+_LOOKERS = 8
 _AGAIN = "Import the plate's folder again."
 _FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -47,6 +50,8 @@ class PlaneSpot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of the plane's first byte; -1 where it must be decoded."""
     swapped: bool
     """Stored in the byte order that is not the machine's."""
+    parts: tuple[int, ...] = ()
+    """Indices in `PlaneTable.files` of the further files that it hangs on."""
 
 
 class PlaneTable(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +59,28 @@ class PlaneTable(msgspec.Struct, frozen=True, array_like=True):
 
     files: tuple[FoundFile, ...]
     spots: tuple[PlaneSpot, ...]
+
+
+def changed_files(tables: Iterable[tuple[str, PlaneTable]]) -> list[str]:
+    """Say which files are gone or not as they were, one line a file.
+
+    Parameters
+    ----------
+    tables
+        Of images, each with its plate's folder.
+    """
+
+    def look(file: tuple[str, FoundFile]) -> str | None:
+        try:
+            _check_path(*file)
+        except RepositoryError as error:
+            return error.message
+        return None
+
+    files = {f"{root}/{file.path}": file for root, table in tables for file in table.files}
+    # In threads, because folders are often far away.
+    with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="changed") as pool:
+        return [line for line in pool.map(look, files.items(), chunksize=256) if line is not None]
 
 
 class FilePixels(PixelSource):
@@ -69,6 +96,8 @@ class FilePixels(PixelSource):
         Where its planes lie.
     name
         What the image is called in errors.
+    reader
+        Name of the format, whose reader decodes what cannot be mapped.
 
     Raises
     ------
@@ -76,18 +105,15 @@ class FilePixels(PixelSource):
         If a file is gone or is not as it was when the plate was imported.
     """
 
-    def __init__(self, root: str, layout: Layout, table: PlaneTable, name: str) -> None:
+    def __init__(self, root: str, layout: Layout, table: PlaneTable, name: str, reader: str) -> None:
         self._layout = layout
         self._name = name
+        self._reader = reader
         self._dtype = np.dtype(layout.dtype)
         self._spots = {(spot.t, spot.c, spot.z): spot for spot in table.spots}
         self._files = table.files
         self._paths = [f"{root}/{file.path}" for file in table.files]
-        for path, file in zip(self._paths, table.files, strict=True):
-            try:
-                _check(os.stat(path), file, path)  # noqa: PTH116 Path costs as much as the call
-            except OSError as error:
-                raise _unreadable(path, error) from error
+        self.verify()
 
     def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:
         """Return one plane, ``(Y, X)``, read-only."""
@@ -96,11 +122,16 @@ class FilePixels(PixelSource):
             raise RepositoryError(f"{self._name} has no plane at t={t}, c={c}, z={z}.")
         path, file = self._paths[spot.file], self._files[spot.file]
         try:
-            plane = self._decode(spot, path, file) if spot.offset < 0 else self._map(spot, path, file)
+            plane = self._decode(spot, path) if spot.offset < 0 else self._map(spot, path, file)
         except OSError as error:
             raise _unreadable(path, error) from error
         plane.flags.writeable = False
         return plane
+
+    def verify(self) -> None:
+        """Check that every file is as it was when the plate was imported."""
+        for path, file in zip(self._paths, self._files, strict=True):
+            _check_path(path, file)
 
     def close(self) -> None:
         """Do nothing: each plane holds its own map, and no file stays open."""
@@ -124,19 +155,23 @@ class FilePixels(PixelSource):
             return plane.astype(dtype)
         return plane if plane.flags.aligned else plane.copy()
 
-    def _decode(self, spot: PlaneSpot, path: str, file: FoundFile) -> NDArray[np.generic]:
-        import tifffile
+    def _decode(self, spot: PlaneSpot, path: str) -> NDArray[np.generic]:
+        from openhcs_jupyter.repository.embedded.formats import PlaneData, reader_of
 
         layout = self._layout
-        with Path(path).open("rb") as stream:
-            _check(os.fstat(stream.fileno()), file, path)
-            try:
-                with tifffile.TiffFile(stream) as tiff:
-                    plane: NDArray[np.generic] = tiff.pages[spot.page].asarray(maxworkers=1)
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise RepositoryError(f"{path} cannot be decoded: {error}", "The file is damaged.") from error
+        data = PlaneData(size_y=layout.size_y, size_x=layout.size_x, dtype=layout.dtype, page=spot.page)
+        needed = (spot.file, *spot.parts)
+        reader = reader_of(self._reader)
+        try:
+            plane = reader.decode([Path(self._paths[number]) for number in needed], data)
+        except (MemoryError, RepositoryError):
+            raise
+        except Exception as error:
+            for number in needed:  # a file that changed is no damaged one
+                _check_path(self._paths[number], self._files[number])
+            raise RepositoryError(
+                f"{path} cannot be decoded: {error}", "The file is damaged. Copy it again, or leave its well out."
+            ) from error
         if plane.shape != (layout.size_y, layout.size_x):
             raise RepositoryError(f"{path} holds a plane of shape {plane.shape}, not as it says.", _AGAIN)
         return plane.astype(self._dtype, copy=False)
@@ -171,6 +206,18 @@ class _Mapping:
 def _check(status: os.stat_result, file: FoundFile, path: str) -> None:
     if status.st_size != file.size or status.st_mtime_ns != file.mtime_ns:
         raise RepositoryError(f"{path} has changed since the plate was imported.", _AGAIN)
+
+
+def _check_path(path: str, file: FoundFile) -> None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 Path costs as much as the call
+    except FileNotFoundError as error:
+        if file.size >= 0:
+            raise _unreadable(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    else:
+        _check(status, file, path)
 
 
 def _unreadable(path: str, error: OSError) -> RepositoryError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,14 @@ SELECT id, name, wells, fields, planes, bytes, format, imported, source, problem
        (SELECT json_group_array(name) FROM (SELECT name FROM channel WHERE plate = plate.id ORDER BY position))
 FROM plate ORDER BY id
 """
+_FILES = """
+SELECT image.id, plate.source, planes.packed
+FROM planes JOIN image ON image.id = planes.image JOIN plate ON plate.id = image.plate
+WHERE image.plate = (SELECT plate FROM image WHERE id = ?)
+"""
 _IMAGE = """
-SELECT planes.packed, image.version, plate.source, plate.name, well."row", well."column", wellsample.number, image.kind
+SELECT planes.packed, image.version, plate.source, plate.name, plate.format, well."row", well."column",
+       wellsample.number, image.kind
 FROM image JOIN planes ON planes.image = image.id JOIN plate ON plate.id = image.plate
      JOIN wellsample ON wellsample.id = image.wellsample JOIN well ON well.id = wellsample.well
 WHERE image.id = ?
@@ -95,14 +102,16 @@ class EmbeddedRepository(Repository):
             number = self._find(plate)
             ((name, rows, columns),) = fetch("SELECT name, rows, columns FROM plate WHERE id = ?", (number,))
             channels = fetch(
-                "SELECT name, emission_nm, color FROM channel WHERE plate = ? ORDER BY position", (number,)
+                "SELECT name, emission_nm, excitation_nm, color FROM channel WHERE plate = ? ORDER BY position",
+                (number,),
             )
             layouts = fetch("SELECT id, layout FROM layout WHERE plate = ?", (number,))
             images = fetch(
                 "SELECT wellsample, id, kind, layout, version FROM image WHERE plate = ? ORDER BY id", (number,)
             )
             fields = fetch(
-                "SELECT well, id, number, position_y, position_x FROM wellsample WHERE plate = ? ORDER BY number",
+                "SELECT well, id, number, position_y, position_x, acquired FROM wellsample "
+                "WHERE plate = ? ORDER BY number",
                 (number,),
             )
             wells = fetch('SELECT id, "row", "column" FROM well WHERE plate = ? ORDER BY "row", "column"', (number,))
@@ -112,9 +121,10 @@ class EmbeddedRepository(Repository):
             image = Image(id=key, kind=kind, layout=shared[layout], version=version)
             by_field.setdefault(field, []).append(image)
         by_well: dict[int, list[Field]] = {}
-        for well, key, field_number, y, x in fields:
+        for well, key, field_number, y, x, acquired in fields:
             position = None if y is None or x is None else (y, x)
-            one = Field(id=key, number=field_number, images=tuple(by_field[key]), position_um=position)
+            images_of = tuple(by_field[key])
+            one = Field(id=key, number=field_number, images=images_of, position_um=position, acquired=acquired)
             by_well.setdefault(well, []).append(one)
         return Plate(
             id=number,
@@ -122,7 +132,10 @@ class EmbeddedRepository(Repository):
             repository=self.uri,
             rows=rows,
             columns=columns,
-            channels=tuple(Channel(name=row[0], emission_nm=row[1], color=row[2]) for row in channels),
+            channels=tuple(
+                Channel(name=channel, emission_nm=emission, excitation_nm=excitation, color=color)
+                for channel, emission, excitation, color in channels
+            ),
             wells=tuple(Well(id=key, row=row, column=column, fields=tuple(by_well[key])) for key, row, column in wells),
         )
 
@@ -135,11 +148,24 @@ class EmbeddedRepository(Repository):
         rows = self.catalogue.fetch(_IMAGE, (image.id,))
         if not rows:
             raise RepositoryError(f"The repository {self.uri} has no image {image.id}.", "Load its plate again.")
-        packed, version, root, plate, well_row, well_column, number, kind = rows[0]
+        packed, version, root, plate, reader, well_row, well_column, number, kind = rows[0]
         name = f"{plate} {well_name(well_row, well_column)} field {number} ({kind})"
         if version != image.version:
             raise RepositoryError(f"{name} was imported again since the plate was loaded.", "Load the plate again.")
-        return FilePixels(root, image.layout, self._decoder.decode(packed), name)
+        return FilePixels(root, image.layout, self._decoder.decode(packed), name, reader)
+
+    def changed(self, images: Sequence[Image]) -> list[str]:
+        """Say which files of these images are gone or not as they were when the plate was imported."""
+        from openhcs_jupyter.repository.embedded.pixels import PlaneTable, changed_files
+
+        decoder = msgspec.msgpack.Decoder(PlaneTable)
+        wanted = {image.id for image in images}
+        tables: list[tuple[str, PlaneTable]] = []
+        while wanted:
+            rows = self.catalogue.fetch(_FILES, (next(iter(wanted)),))  # of one plate after the other
+            tables += [(root, decoder.decode(packed)) for number, root, packed in rows if number in wanted]
+            wanted -= {row[0] for row in rows} or wanted
+        return changed_files(tables)
 
     def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results, which will lie in ``results/<run id>``."""

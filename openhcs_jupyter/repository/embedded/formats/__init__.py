@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from openhcs_jupyter.errors import RepositoryError, UsageError
 from openhcs_jupyter.repository.embedded.formats.base import (
     FieldPlace,
+    FoundField,
     FoundFile,
     FoundPlane,
     FoundPlate,
@@ -17,6 +19,7 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     WellPlace,
 )
 from openhcs_jupyter.repository.embedded.formats.imagexpress import ImageXpress
+from openhcs_jupyter.repository.embedded.formats.omezarr import OmeZarr
 from openhcs_jupyter.repository.embedded.formats.opera import Opera
 from openhcs_jupyter.repository.embedded.formats.pattern import NamePattern, Patterned
 from openhcs_jupyter.repository.embedded.formats.yokogawa import Yokogawa
@@ -26,11 +29,13 @@ GROUP = "openhcs_jupyter.formats"
 __all__ = [
     "GROUP",
     "FieldPlace",
+    "FoundField",
     "FoundFile",
     "FoundPlane",
     "FoundPlate",
     "ImageXpress",
     "NamePattern",
+    "OmeZarr",
     "Opera",
     "Patterned",
     "PlaneData",
@@ -39,13 +44,17 @@ __all__ = [
     "WellPlace",
     "Yokogawa",
     "choose",
+    "reader_of",
     "readers",
 ]
 
 
+_OWN: tuple[type[Reader], ...] = (ImageXpress, Yokogawa, Opera, OmeZarr)
+
+
 def readers() -> list[Reader]:
     """Make one of each reader: those of this package, then those that other packages announce."""
-    return [ImageXpress(), Yokogawa(), Opera(), *(entry.load()() for entry in entry_points(group=GROUP))]
+    return [*(reader() for reader in _OWN), *_others()]
 
 
 def choose(folder: Path, *, name: str | None = None, pattern: str | None = None) -> Reader:
@@ -89,6 +98,30 @@ def choose(folder: Path, *, name: str | None = None, pattern: str | None = None)
         f"{folder} is not a plate that can be read: it has {_contents(folder)}.",
         f"Looked for {looked}. Images of other names can be imported with --pattern.",
     )
+
+
+@lru_cache
+def reader_of(name: str) -> Reader:
+    """Return the reader of a format, for decoding planes of plates that it has read.
+
+    Raises
+    ------
+    RepositoryError
+        If there is none any more.
+    """
+    if name == Patterned.name:
+        return Patterned(NamePattern("{well}"))  # decoding needs no pattern
+    for reader in readers():
+        if reader.name == name:
+            return reader
+    raise RepositoryError(
+        f"The plate was imported as {name}, and no reader of that format is installed here.",
+        "Install the package that brings it, on every machine that runs pipelines.",
+    )
+
+
+def _others() -> list[Reader]:
+    return [entry.load()() for entry in entry_points(group=GROUP)]
 
 
 def _named(known: list[Reader], name: str) -> Reader:

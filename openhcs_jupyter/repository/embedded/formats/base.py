@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from openhcs_jupyter.model import Channel, ImageKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
 """Called with how many files are done and how many there are."""
@@ -25,7 +30,7 @@ class FoundFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     path: str
     """Relative to the plate's folder, with ``/`` between folders."""
     size: int
-    """Bytes."""
+    """Bytes; -1 where no such file was there, and none may come."""
     mtime_ns: int
 
 
@@ -37,7 +42,7 @@ class PlaneData(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     dtype: str
     """NumPy's name in native byte order, such as ``uint16``."""
     page: int = 0
-    """Of a file with several planes."""
+    """Of a file with several planes: which one, as `Reader.decode` counts them."""
     offset: int | None = None
     """Of the first byte, where the plane lies uncompressed and in one piece; None: it must be decoded."""
     swapped: bool = False
@@ -60,8 +65,23 @@ class FoundPlane(msgspec.Struct, frozen=True, kw_only=True):
     file: FoundFile
     data: PlaneData | None
     """None: the file cannot be used."""
+    parts: tuple[FoundFile, ...] = ()
+    """Further files that the plane hangs on, such as chunks."""
     fault: str | None = None
     """Why the file cannot be used; names the file."""
+
+
+class FoundField(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a field beside its planes."""
+
+    position_um: tuple[float, float] | None = None
+    """Of the stage, ``(y, x)``, y growing downwards."""
+    acquired: str | None = None
+    """When its first plane was recorded, ISO 8601."""
+    pixel_size_um: float | None = None
+    z_step_um: float | None = None
+    t_step_s: float | None = None
+    """None in these three: as the plate says."""
 
 
 class FoundPlate(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +94,12 @@ class FoundPlate(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute; the folder in which the plate starts."""
     channels: tuple[Channel, ...]
     planes: list[FoundPlane]
-    positions: Mapping[FieldPlace, tuple[float, float]] = {}
-    """Stage positions ``(y, x)`` in micrometres."""
+    fields: Mapping[FieldPlace, FoundField] = {}
+    """Those of which more is known than their planes."""
     pixel_size_um: float | None = None
     z_step_um: float | None = None
+    t_step_s: float | None = None
+    """Seconds from one time point to the next."""
     rows: int | None = None
     columns: int | None = None
     """Of the plate, where its files tell; None: the smallest usual plate that has its wells."""
@@ -86,7 +108,10 @@ class FoundPlate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader(ABC):
-    """Reads one microscope's folders. Others are found by the entry point group ``openhcs_jupyter.formats``."""
+    """Reads one format. Those of other packages are found by the entry point group ``openhcs_jupyter.formats``.
+
+    A reader is made without arguments, in the process that imports a plate and in every worker that decodes its planes.
+    """
 
     name: str
     """What users read, such as ``ImageXpress``."""
@@ -95,7 +120,10 @@ class Reader(ABC):
 
     @abstractmethod
     def recognise(self, folder: Path) -> float:
-        """Tell how sure the reader is that `folder` is its own: 0 is no, 1 is beyond doubt. Reads names only."""
+        """Tell how sure the reader is that `folder` is its own: 0 is no, 1 is beyond doubt.
+
+        Looks at names, and into one small file where names do not tell.
+        """
 
     @abstractmethod
     def read(self, folder: Path, progress: Progress | None = None) -> FoundPlate:
@@ -106,3 +134,29 @@ class Reader(ABC):
         RepositoryError
             If the folder holds no plate, or several.
         """
+
+    def decode(self, files: Sequence[Path], data: PlaneData) -> NDArray[np.generic]:
+        """Read one plane that does not lie uncompressed and in one piece: here, a page of a TIFF file.
+
+        Parameters
+        ----------
+        files
+            The plane's file, then its `FoundPlane.parts`.
+        data
+            What `read` said of the plane.
+
+        Returns
+        -------
+        ndarray of shape (Y, X)
+            Of the shape that `data` says; any byte order.
+
+        Raises
+        ------
+        Exception
+            Of any kind, if the file is damaged; the user is told which file it is.
+        """
+        import tifffile
+
+        with tifffile.TiffFile(files[0]) as tiff:
+            plane: NDArray[np.generic] = tiff.pages[data.page].asarray(maxworkers=1)
+            return plane

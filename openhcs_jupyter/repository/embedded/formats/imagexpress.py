@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, ImageKind, parse_well
 from openhcs_jupyter.repository.embedded.formats.base import (
     FieldPlace,
+    FoundField,
     FoundFile,
     FoundPlane,
     FoundPlate,
@@ -27,7 +29,7 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     Reader,
 )
 from openhcs_jupyter.repository.embedded.formats.headers import read_headers
-from openhcs_jupyter.repository.embedded.formats.metadata import real, z_step
+from openhcs_jupyter.repository.embedded.formats.metadata import fields_of, moment, ranks, real, t_step, z_step
 from openhcs_jupyter.repository.embedded.formats.tiff import TiffHeader
 
 _NAME = re.compile(
@@ -38,7 +40,8 @@ _NAME = re.compile(
 )
 _LEVEL = re.compile(r"^(TimePoint|ZStep)_([0-9]{1,6})$", re.IGNORECASE)
 _PROPERTY = re.compile(
-    r'<prop id="(image-name|wavelength|spatial-calibration-(?:x|units)|stage-position-[xy]|z-position)"'
+    r'<prop id="(image-name|wavelength|spatial-calibration-(?:x|units)|stage-position-[xy]|z-position'
+    r'|acquisition-time-local)"'
     r'[^>]*? value="([^"]*)"'
 )
 _HTD_LINE = re.compile(r'^\s*"([^"]+)"\s*,\s*(.*?)\s*$')
@@ -118,6 +121,7 @@ class ImageXpress(Reader):
         headers = read_headers([(image.path, image.size) for image in images], progress)
         htd = _read_htd(root)
         waves = sorted({image.name.wave for image in images})
+        problems += _contradictions(images, htd)
         properties = {
             image.path: _properties(header.description)
             for image, header in zip(images, headers, strict=True)
@@ -129,9 +133,10 @@ class ImageXpress(Reader):
             root=root,
             channels=_channels(waves, images, properties, htd),
             planes=list(_planes(root, images, headers, waves)),
-            positions=_positions(images, properties),
+            fields=_fields(images, properties),
             pixel_size_um=_pixel_size(properties.values()),
             z_step_um=_z_step(images, properties),
+            t_step_s=_t_step(images, properties),
             rows=_number(htd.get("YWells")),
             columns=_number(htd.get("XWells")),
             problems=tuple(problems),
@@ -247,7 +252,7 @@ def _planes(
 ) -> Iterator[FoundPlane]:
     channel = {wave: c for c, wave in enumerate(waves)}
     first_z = min((image.z for image in images if image.z is not None), default=None)
-    first_t = min((image.t for image in images if image.t is not None), default=0)
+    t_of = ranks(image.t for image in images if image.t is not None)
     skip = len(str(root)) + 1
     for image, header in zip(images, headers, strict=True):
         projection = first_z is not None and image.z is None
@@ -258,7 +263,7 @@ def _planes(
             column=image.name.column,
             field=image.name.site,
             kind=kind,
-            t=(image.t or first_t) - first_t,
+            t=t_of[image.t] if image.t is not None else 0,
             c=channel[image.name.wave],
             z=image.z - first_z if image.z is not None and first_z is not None else 0,
             file=FoundFile(image.path[skip:].replace(os.sep, "/"), image.size, image.mtime_ns),
@@ -309,16 +314,28 @@ def _are_clear(names: Sequence[str]) -> bool:
     return all(names) and len(known) == len(names) and not counted
 
 
-def _positions(
-    images: Sequence[_Image], properties: Mapping[str, Mapping[str, str]]
-) -> dict[FieldPlace, tuple[float, float]]:
-    positions: dict[FieldPlace, tuple[float, float]] = {}
-    for image in images:
-        values = properties.get(image.path, {})
-        y, x = real(values.get("stage-position-y")), real(values.get("stage-position-x"))
-        if y is not None and x is not None:
-            positions.setdefault(image.place, (y, x))
-    return positions
+def _fields(images: Sequence[_Image], properties: Mapping[str, Mapping[str, str]]) -> dict[FieldPlace, FoundField]:
+    def told() -> Iterator[tuple[FieldPlace, tuple[float, float] | None, datetime | None]]:
+        for image in images:
+            values = properties.get(image.path, {})
+            y, x = real(values.get("stage-position-y")), real(values.get("stage-position-x"))
+            position = (y, x) if y is not None and x is not None else None
+            yield image.place, position, moment(values.get("acquisition-time-local"))
+
+    return fields_of(told())
+
+
+def _contradictions(images: Sequence[_Image], htd: Mapping[str, str]) -> list[str]:
+    """Name what the plate's .HTD file promises and the files do not hold, and what they hold beyond it."""
+    times, waves = {image.t for image in images}, {image.name.wave for image in images}
+    problems = []
+    for what, said, there in (
+        ("time points", htd.get("TimePoints"), len(times)),
+        ("wavelengths", htd.get("NWavelengths"), len(waves)),
+    ):
+        if (promised := _number(said)) is not None and promised != there:
+            problems.append(f"the .HTD file says {promised} {what}, and there are files of {there}")
+    return problems
 
 
 def _pixel_size(properties: Iterable[Mapping[str, str]]) -> float | None:
@@ -339,6 +356,19 @@ def _z_step(images: Sequence[_Image], properties: Mapping[str, Mapping[str, str]
         if image.z is not None and height is not None:
             stacks[image.place, image.name.wave, image.t][image.z] = height
     return z_step(stacks.values())
+
+
+def _t_step(images: Sequence[_Image], properties: Mapping[str, Mapping[str, str]]) -> float | None:
+    t_of = ranks(image.t for image in images if image.t is not None)
+    return t_step(
+        (
+            (image.place, image.name.wave, image.z),
+            t_of[image.t],
+            moment(properties.get(image.path, {}).get("acquisition-time-local")),
+        )
+        for image in images
+        if image.t is not None
+    )
 
 
 def _read_htd(root: Path) -> dict[str, str]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import ImageKind, well_name
-from openhcs_jupyter.repository.embedded.formats.base import FieldPlace, FoundFile, FoundPlane, Progress, WellPlace
+from openhcs_jupyter.repository.embedded.formats.base import (
+    FieldPlace,
+    FoundField,
+    FoundFile,
+    FoundPlane,
+    Progress,
+    WellPlace,
+)
 from openhcs_jupyter.repository.embedded.formats.folders import is_tiff, some
 from openhcs_jupyter.repository.embedded.formats.headers import read_headers
-from openhcs_jupyter.repository.embedded.formats.metadata import ranks, z_step
+from openhcs_jupyter.repository.embedded.formats.metadata import fields_of, ranks, t_step, z_step
 from openhcs_jupyter.repository.embedded.formats.tiff import TiffHeader
 
 LARGEST_PLATE = (32, 48)
@@ -38,6 +46,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """Of the stage, ``(y, x)`` in micrometres, y growing downwards."""
     height: float | None = None
     """Of the slice, in micrometres."""
+    acquired: datetime | None = None
+    """When it was recorded."""
 
     @property
     def place(self) -> FieldPlace:
@@ -67,8 +77,9 @@ class IndexedPlanes(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[int, ...]
     """Numbers of the channels that there are, in order."""
     planes: list[FoundPlane]
-    positions: dict[FieldPlace, tuple[float, float]]
+    fields: dict[FieldPlace, FoundField]
     z_step_um: float | None
+    t_step_s: float | None
     problems: list[str]
 
 
@@ -117,7 +128,6 @@ def find_planes(
     t_of = ranks(one.t for one in chosen)
     z_of = ranks(one.z for one in chosen if one.kind == "stack")
     planes = []
-    positions: dict[FieldPlace, tuple[float, float]] = {}
     stacks: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for one in chosen:
         header = headers.get(one)
@@ -137,15 +147,14 @@ def find_planes(
                 fault=None if isinstance(header, TiffHeader) else header or missing,
             )
         )
-        if one.position is not None:
-            positions.setdefault(one.place, one.position)
         if one.height is not None and one.kind == "stack":
             stacks[one.place, one.channel, one.t][z] = one.height
     return IndexedPlanes(
         channels=tuple(channels),
         planes=planes,
-        positions=positions,
+        fields=fields_of((one.place, one.position, one.acquired) for one in chosen),
         z_step_um=z_step(stacks.values()),
+        t_step_s=t_step(((one.place, one.channel, one.z), t_of[one.t], one.acquired) for one in chosen),
         problems=problems,
     )
 

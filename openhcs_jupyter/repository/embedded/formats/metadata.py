@@ -1,9 +1,12 @@
-"""Making sense of what microscopes write: numbers, names of channels, distances of slices."""
+"""Making sense of what microscopes write: numbers, times, names of channels, distances of slices."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+from openhcs_jupyter.repository.embedded.formats.base import FieldPlace, FoundField
 
 
 def whole(text: str | None) -> int | None:
@@ -27,6 +30,39 @@ def positive(text: str | None) -> float | None:
     """Read a number above 0, or None."""
     value = real(text)
     return value if value is not None and value > 0 else None
+
+
+_METRES = {
+    "m": 1e6,
+    "mm": 1e3,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "nm": 1e-3,
+    "cm": 1e4,
+    "inch": 25400.0,
+    "meter": 1e6,
+    "centimeter": 1e4,
+    "millimeter": 1e3,
+    "micrometer": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "nanometer": 1e-3,
+}
+_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "us": 1e-6}
+_SECONDS |= {"second": 1.0, "millisecond": 1e-3, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+
+
+def micrometres(value: float | None, unit: str | None = None) -> float | None:
+    """Turn a length into micrometres, which it is without a unit; None where the unit is unknown."""
+    factor = _METRES.get(unit or "um")
+    return round(value * factor, 6) if value is not None and factor is not None else None
+
+
+def seconds(value: float | None, unit: str | None = None) -> float | None:
+    """Turn a duration into seconds, which it is without a unit; None where the unit is unknown."""
+    factor = _SECONDS.get(unit or "s")
+    return round(value * factor, 6) if value is not None and factor is not None else None
 
 
 def told_apart(names: Sequence[str], marks: Sequence[str], source: str) -> tuple[list[str], list[str]]:
@@ -70,6 +106,58 @@ def z_step(stacks: Iterable[Mapping[int, float]]) -> float | None:
     """
     steps = sorted(abs(heights[z + 1] - heights[z]) for heights in stacks for z in heights if z + 1 in heights)
     return round(steps[len(steps) // 2], 2) or None if steps else None
+
+
+def moment(text: str | None) -> datetime | None:
+    """Read a date and time of ISO 8601 or nearly so: ``20230221 10:41:58.061`` is taken, too. None where it is not."""
+    try:
+        return datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        return None
+
+
+def fields_of(
+    planes: Iterable[tuple[FieldPlace, tuple[float, float] | None, datetime | None]],
+) -> dict[FieldPlace, FoundField]:
+    """Gather where each field lies, as its first plane says, and when its earliest plane was recorded.
+
+    Parameters
+    ----------
+    planes
+        Of each: its field, the stage position in micrometres, and when it was recorded.
+    """
+    positions: dict[FieldPlace, tuple[float, float]] = {}
+    times: dict[FieldPlace, datetime] = {}
+    for place, position, at in planes:
+        if position is not None:
+            positions.setdefault(place, position)
+        if at is not None and (place not in times or at.replace(tzinfo=None) < times[place].replace(tzinfo=None)):
+            times[place] = at
+    return {
+        place: FoundField(
+            position_um=positions.get(place), acquired=times[place].isoformat() if place in times else None
+        )
+        for place in positions.keys() | times.keys()
+    }
+
+
+def t_step(planes: Iterable[tuple[Hashable, int, datetime | None]]) -> float | None:
+    """Return the median time in seconds from one time point to the next, to the millisecond.
+
+    Parameters
+    ----------
+    planes
+        What each plane is beside its time point, its time point, and when it was recorded.
+    """
+    series: dict[Hashable, dict[int, datetime]] = defaultdict(dict)
+    for what, t, at in planes:
+        if at is not None:
+            series[what][t] = at.replace(tzinfo=None)
+    steps = sorted(
+        (times[t + 1] - times[t]).total_seconds() for times in series.values() for t in times if t + 1 in times
+    )
+    step = steps[len(steps) // 2] if steps else 0.0
+    return round(step, 3) if step > 0 else None
 
 
 def ranks(numbers: Iterable[int]) -> dict[int, int]:

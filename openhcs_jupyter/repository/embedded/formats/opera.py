@@ -18,7 +18,7 @@ from openhcs_jupyter.model import Channel, well_name
 from openhcs_jupyter.repository.embedded.formats.base import FoundPlate, Progress, Reader
 from openhcs_jupyter.repository.embedded.formats.folders import files_in, holders, names_in, some, the_only
 from openhcs_jupyter.repository.embedded.formats.indexed import LARGEST_PLATE, Index, Listed, find_planes
-from openhcs_jupyter.repository.embedded.formats.metadata import positive, real, told_apart, whole
+from openhcs_jupyter.repository.embedded.formats.metadata import moment, positive, real, told_apart, whole
 from openhcs_jupyter.repository.embedded.formats.xml_files import elements, local
 
 _INDICES = ("index.idx.xml", "index.xml")
@@ -29,7 +29,14 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _MICROMETRES = {"m": 1e6, "mm": 1e3, "um": 1.0, "µm": 1.0}
-_DESCRIBING = ("ChannelName", "ImageResolutionX", "ImageSizeX", "ImageSizeY", "MainEmissionWavelength")
+_DESCRIBING = (
+    "ChannelName",
+    "ImageResolutionX",
+    "ImageSizeX",
+    "ImageSizeY",
+    "MainEmissionWavelength",
+    "MainExcitationWavelength",
+)
 
 
 class ImageName(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +98,10 @@ class Opera(Reader):
             root=root,
             channels=channels,
             planes=planes.planes,
-            positions=planes.positions,
+            fields=planes.fields,
             pixel_size_um=pixel_size,
             z_step_um=planes.z_step_um,
+            t_step_s=planes.t_step_s,
             rows=whole(plate.get("PlateRows")),
             columns=whole(plate.get("PlateColumns")),
             problems=(*found.problems, *problems, *more, *planes.problems),
@@ -188,6 +196,7 @@ def _listed(children: Mapping[str, Element]) -> Listed | None:
         # The stage's y grows upwards. 0 - y, because -0.0 is not nice to see.
         position=None if y is None or x is None else (0 - y, x),
         height=_micrometres(children.get("PositionZ")),
+        acquired=moment(_text(children.get("AbsTime"))),
     )
 
 
@@ -231,7 +240,11 @@ def _channels(
     marks = [f"ch{number}" for number in numbers]
     names, problems = told_apart([one.get("ChannelName", "") for one in values], marks, source)
     return tuple(
-        Channel(name=name, emission_nm=positive(one.get("MainEmissionWavelength")))
+        Channel(
+            name=name,
+            emission_nm=positive(one.get("MainEmissionWavelength")),
+            excitation_nm=positive(one.get("MainExcitationWavelength")),
+        )
         for name, one in zip(names, values, strict=True)
     ), problems
 

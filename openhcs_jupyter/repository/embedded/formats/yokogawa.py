@@ -18,7 +18,7 @@ from openhcs_jupyter.model import Channel, parse_well
 from openhcs_jupyter.repository.embedded.formats.base import FoundPlate, Progress, Reader, WellPlace
 from openhcs_jupyter.repository.embedded.formats.folders import files_in, holders, some, the_only
 from openhcs_jupyter.repository.embedded.formats.indexed import LARGEST_PLATE, Index, Listed, find_planes
-from openhcs_jupyter.repository.embedded.formats.metadata import positive, real, told_apart, whole
+from openhcs_jupyter.repository.embedded.formats.metadata import moment, positive, real, told_apart, whole
 from openhcs_jupyter.repository.embedded.formats.xml_files import attributes, elements, local
 
 _INDEX, _DETAIL = "MeasurementData.mlf", "MeasurementDetail.mrf"
@@ -112,9 +112,10 @@ class Yokogawa(Reader):
             root=root,
             channels=channels,
             planes=found.planes,
-            positions=found.positions,
+            fields=found.fields,
             pixel_size_um=pixel_size,
             z_step_um=found.z_step_um,
+            t_step_s=found.t_step_s,
             rows=whole(plate.get("Rows")) or detail.rows,
             columns=whole(plate.get("Columns")) or detail.columns,
             problems=(*problems, *detail.problems, *setting.problems, *lines, *more, *found.problems),
@@ -199,6 +200,7 @@ def _record(values: Mapping[str, str], text: str) -> Listed | None:
         # The stage's y grows upwards. 0 - y, because -0.0 is not nice to see.
         position=None if y is None or x is None else (0 - y, x),
         height=real(values.get("Z")),
+        acquired=moment(values.get("Time")),
     )
 
 
@@ -260,8 +262,15 @@ def _read_setting(root: Path, files: Collection[str], named: str) -> _Setting:
         what = f"{named} is not there" if named else f"Of {len(there)} .mes files none is the plate's for sure"
         return _Setting(problems=(f"{what}: channels are named by their numbers",))
     channels: dict[int, dict[str, str]] = {}
-    for element in elements(root / name, "Channel"):
+    lamps: dict[str, str] = {}
+    for element in elements(root / name, "LightSource", "Channel"):
         values = attributes(element)
+        if local(element.tag) == "LightSource":
+            lamps[values.get("Name", "")] = values.get("WaveLength", "")
+            continue
+        lit = [(child.text or "").strip() for child in element if local(child.tag) == "LightSourceName"]
+        if len(lit) == 1:
+            values["WaveLength"] = lamps.get(lit[0], "")
         if (channel := whole(values.get("Ch"))) is not None:
             if channel in channels:
                 problems.append(f"{name} describes channel {channel} twice; the first is taken")
@@ -291,7 +300,12 @@ def _channels(
     for name, one in zip(names, values, strict=True):
         band, color = _BAND.match(one.get("Acquisition", "")), _COLOR.match(one.get("Color", ""))
         channels.append(
-            Channel(name=name, emission_nm=float(band[1]) if band else None, color=color[1].upper() if color else None)
+            Channel(
+                name=name,
+                emission_nm=float(band[1]) if band else None,
+                excitation_nm=positive(one.get("WaveLength")),
+                color=color[1].upper() if color else None,
+            )
         )
     return tuple(channels), problems + lines
 
