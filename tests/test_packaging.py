@@ -62,7 +62,9 @@ def _metadata(wheel: Path) -> Message:
 def test_the_wheel_has_every_module_and_its_types(wheel: Path) -> None:
     package = _CHECKOUT / "openhcs_jupyter"
     modules = {str(path.relative_to(_CHECKOUT)) for path in package.rglob("*.py")}
-    assert modules | {"openhcs_jupyter/py.typed"} <= _names(wheel)
+    assets = {str(path.relative_to(_CHECKOUT)) for path in (package / "widgets" / "static").iterdir()}
+    assert {"openhcs_jupyter/widgets/static/run.js", "openhcs_jupyter/widgets/static/theme.css"} <= assets
+    assert modules | assets | {"openhcs_jupyter/py.typed"} <= _names(wheel)
 
 
 def test_the_wheel_has_the_kernelspec_and_its_logos(wheel: Path) -> None:
@@ -134,4 +136,15 @@ def test_the_installed_package_is_the_wheels_and_imports_nothing_heavy(installed
     )
     where, modules = json.loads(done.stdout)
     assert Path(where).is_relative_to(installed)
-    assert not set(modules) & {"pandas", "cv2", "skimage", "scipy", "zarr", "pyarrow", "numba", "matplotlib", "IPython"}
+    assert not set(modules) & {
+        "pandas",
+        "cv2",
+        "skimage",
+        "scipy",
+        "zarr",
+        "pyarrow",
+        "numba",
+        "matplotlib",
+        "IPython",
+        "ipywidgets",
+    }

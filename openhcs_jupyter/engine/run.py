@@ -111,7 +111,17 @@ class Run:
     def progress(self) -> Progress:
         """How far the run is."""
         self._refresh()
-        return self._seen.progress(self._conductor.running if self._conductor else ())
+        return self._seen.progress(self.running)
+
+    @property
+    def running(self) -> Sequence[int]:
+        """Ids of the units that are being computed; none where another process conducts the run."""
+        return self._conductor.running if self._conductor else ()
+
+    @property
+    def is_conducted_here(self) -> bool:
+        """Whether this process conducts the run, and can cancel it."""
+        return self._conductor is not None
 
     def events(self, *, follow: bool = True) -> Iterator[AnyEvent]:
         """Iterate over what has happened since the run was first started.

@@ -94,9 +94,9 @@ def _register_views(shell: InteractiveShell) -> None:
         formatter.for_type_by_name(module, name, lambda value, **_: view(value).bundle())
 
     def run(value: Any) -> Any:
-        from openhcs_jupyter.magics.views import run_view, view_of
+        from openhcs_jupyter.magics.views import run_card
 
-        return run_view(view_of(value))
+        return run_card(value)
 
     def plan(value: Any) -> Any:
         from openhcs_jupyter.magics.plan_view import plan_view

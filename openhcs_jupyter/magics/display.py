@@ -1,23 +1,27 @@
-"""Shows a run while it goes on: a live card where someone is looking, plain lines where nobody is."""
+"""Shows a run while it goes on: its widget where someone is looking, plain lines where nobody is."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openhcs_jupyter.magics.errors import failure_lines
 from openhcs_jupyter.magics.render import Rendered, count_text
-from openhcs_jupyter.magics.views import RunView, progress_line, results_view, run_view, view_of
+from openhcs_jupyter.magics.views import RunView, progress_line, results_view, run_card, run_view, sentence, view_of
+from openhcs_jupyter.widgets.session import is_watched, widget_view
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from openhcs_jupyter.engine import Run
     from openhcs_jupyter.magics.errors import Source
+    from openhcs_jupyter.widgets.run import RunDisplay
 
-_LIVE_INTERVAL_S = 0.25
+_MOMENT_S = 0.3
+_ANSWERED_S = 10.0
+"""A browser that shows widgets has answered by then."""
+_FOLLOWED_S = 0.1
 _SHORTEST_LINE_S, _FIRST_LINE_S, _LONGEST_LINE_S = 1.0, 10.0, 600.0
 _TOLD_FAILURES = 10
 
@@ -28,6 +32,10 @@ class Display(Protocol):
     tells_failures: bool
     """Someone who sees it needs no second list of the failures."""
 
+    @property
+    def is_detached(self) -> bool:
+        """Whether the user wants the cell to end and the run to go on."""
+
     def update(self, run: Run) -> None:
         """Show how far the run is; called often, shows when it is time to."""
 
@@ -35,44 +43,78 @@ class Display(Protocol):
         """Show what the run left; `stopping`: it was told to stop and may need a moment more."""
 
 
-class LiveDisplay:
-    """One card in the notebook, redrawn in place and at the end replaced by the result.
+class WatchedDisplay:
+    """A widget in the notebook, at the end replaced by the result; plain lines where nothing shows widgets.
 
     Parameters
     ----------
-    source
-        The cell or file that defined the pipeline.
+    lines
+        Takes over while no browser has answered.
     result
         Renders what the run left; told whether it may need a moment more to stop.
     """
 
     tells_failures = True
 
-    def __init__(self, source: Source | None, result: Callable[[Run, bool], Rendered]) -> None:
-        self._source = source
+    def __init__(self, lines: LineDisplay, result: Callable[[Run, bool], Rendered]) -> None:
+        self._lines = lines
         self._result = result
-        self._due = 0.0
-        self._handle: object | None = None
+        self._begin = time.monotonic()
+        self._handle: Any = None
+        self._widget: RunDisplay | None = None
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether the user wants the cell to end and the run to go on."""
+        return self._widget is not None and not self._widget.following
 
     def update(self, run: Run) -> None:
-        """Redraw the card, at most four times a second."""
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + _LIVE_INTERVAL_S
-            self._show(run_view(view_of(run), self._source))
+        """Show the widget if the run takes more than a moment, and what has changed."""
+        waited = time.monotonic() - self._begin
+        if self._widget is None:
+            if waited >= _MOMENT_S:
+                self._open(run)
+            return
+        self._widget.update()
+        if waited >= _ANSWERED_S and not self._widget.is_seen:
+            self._lines.update(run)
 
     def finish(self, run: Run, *, stopping: bool = False) -> None:
-        """Replace the card by the result."""
-        self._show(self._result(run, stopping))
-
-    def _show(self, rendered: Rendered) -> None:
+        """Replace the widget by the result."""
         from IPython.display import display
 
-        bundle = rendered.bundle()
+        bundle = self._result(run, stopping).bundle()
         if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+            display(bundle, raw=True)
         else:
-            self._handle.update(bundle, raw=True)  # type: ignore[attr-defined]
+            self._handle.update(bundle, raw=True)
+        if self._widget is not None:
+            self._widget.finish(bundle)
+
+    def _open(self, run: Run) -> None:
+        from IPython.display import display
+
+        from openhcs_jupyter.widgets.run import RunDisplay
+
+        self._widget = RunDisplay(run, lambda run: sentence(view_of(run)))
+        self._widget.on_attach = lambda: self._follow_on(run)
+        view = run_view(view_of(run))
+        bundle = view.bundle() | widget_view(self._widget.widget)
+        self._handle = display(bundle, raw=True, display_id=True)
+
+    def _follow_on(self, run: Run) -> None:
+        """Follow a run whose cell has ended."""
+        import asyncio
+
+        async def follow() -> None:
+            while self._widget is not None and self._widget.following:
+                if run.wait(0):
+                    self.finish(run)
+                    return
+                self._widget.update()
+                await asyncio.sleep(_FOLLOWED_S)
+
+        self._task = asyncio.get_running_loop().create_task(follow())
 
 
 class LineDisplay:
@@ -87,6 +129,7 @@ class LineDisplay:
     """
 
     tells_failures = False
+    is_detached = False
 
     def __init__(self, write: Callable[[str], None], result: Callable[[Run, bool], None]) -> None:
         self._write = write
@@ -136,6 +179,7 @@ class QuietDisplay:
     """Nothing but the result."""
 
     tells_failures = False
+    is_detached = False
 
     def __init__(self, result: Callable[[Run, bool], None]) -> None:
         self._result = result
@@ -167,7 +211,7 @@ def display_for(
 
     def rendered(run: Run, stopping: bool) -> Rendered:
         whole = pictures and not stopping
-        return results_view(run, source) if whole else run_view(view_of(run, stopping=stopping), source)
+        return results_view(run, source) if whole else run_card(run, source, stopping=stopping)
 
     def show(run: Run, stopping: bool) -> None:
         from IPython.display import display
@@ -177,21 +221,8 @@ def display_for(
     if quiet:
         return QuietDisplay(show)
     if is_watched(shell):
-        return LiveDisplay(source, rendered)
+        return WatchedDisplay(LineDisplay(_print, show), rendered)
     return LineDisplay(_print, show)
-
-
-def is_watched(shell: InteractiveShell) -> bool:
-    """Tell whether a person sees outputs change: not so under nbconvert, papermill, or in a terminal.
-
-    A front end with a person allows input; batch clients do not. ``OPENHCS_BATCH=1`` decides it for lines, ``0`` for
-    a live display.
-    """
-    wish = os.environ.get("OPENHCS_BATCH")
-    if wish is not None:
-        return wish in ("", "0")
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
 
 
 def _print(line: str) -> None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def follow(run: Run, display: Display, pause: Pause, *, stop_run: bool = True) -> None:
-    """Show a run until it ends.
+    """Show a run until it ends, or until the user detaches its display.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ async def follow(run: Run, display: Display, pause: Pause, *, stop_run: bool = T
         while not run.wait(0):
             await pause(_TICK_S)
             display.update(run)
+            if display.is_detached:
+                return
     except (asyncio.CancelledError, KeyboardInterrupt):
         if stop_run:
             run.cancel()

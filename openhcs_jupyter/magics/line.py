@@ -10,7 +10,7 @@ from openhcs_jupyter.config import save_setting
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics import views
 from openhcs_jupyter.magics.cell import run_source, show
-from openhcs_jupyter.magics.display import display_for, is_watched
+from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import Source, long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
 from openhcs_jupyter.magics.job import read_source
@@ -29,6 +29,7 @@ from openhcs_jupyter.magics.plate_view import plate_view, plates_view
 from openhcs_jupyter.magics.render import Rendered
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
+from openhcs_jupyter.widgets.session import is_watched
 
 Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
 
@@ -168,7 +169,7 @@ async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> No
 
 async def _status(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     run = state.run(arguments.run)
-    show(views.run_view(views.view_of(run), state.sources.get(run.id)))
+    show(views.run_card(run, state.sources.get(run.id)))
 
 
 async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
@@ -181,7 +182,7 @@ async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
     run = state.run(arguments.run)
     await cancel(run, pause)
-    show(views.run_view(views.view_of(run), state.sources.get(run.id)))
+    show(views.run_card(run, state.sources.get(run.id)))
 
 
 async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

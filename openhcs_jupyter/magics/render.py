@@ -112,6 +112,12 @@ def row(label: str, markup: str) -> str:
     return f"{line}{side}{escape(label)}</span><span>{markup}</span></div>"
 
 
+def beside(*parts: str) -> str:
+    """Put pieces of HTML beside each other, or below where the page is narrow."""
+    pieces = "".join(f'<div style="margin-right:24px">{part}</div>' for part in parts)
+    return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start">{pieces}</div>'
+
+
 def bar(name: str, total: int, done: int, failed: int, running: int, width: int) -> str:
     """Draw how far one stage is, as HTML.
 
@@ -135,7 +141,7 @@ def bar(name: str, total: int, done: int, failed: int, running: int, width: int)
         '<div style="display:flex;align-items:center;margin-top:3px">'
         f'<span style="flex:0 0 {min(max(width, 8), 34)}ch;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;'
         f'padding-right:12px" title="{escape(name)}">{escape(name)}</span>'
-        f'<span style="flex:0 1 260px;display:flex;height:8px;border-radius:4px;overflow:hidden;background:{_LINE}">'
+        f'<span style="flex:0 0 200px;display:flex;height:8px;border-radius:4px;overflow:hidden;background:{_LINE}">'
         f'{pieces}</span><span style="padding-left:12px;white-space:nowrap;font-variant-numeric:tabular-nums">'
         f"{done:,} / {total:,}{failures}</span></div>"
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.widgets.session import session
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -27,8 +28,6 @@ class State:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self.shell = shell
-        self.plate: int | None = None
-        """Id of the plate that cells take when they name none."""
         self.runs: dict[str, Run] = {}
         """By variable."""
         self.plans: dict[str, ExecutionPlan] = {}
@@ -39,15 +38,23 @@ class State:
         """By the run's id."""
         self.error: BaseException | None = None
         """What a magic raised last."""
-        self._repository: Repository | None = None
+
+    @property
+    def plate(self) -> int | None:
+        """Id of the plate that cells take when they name none."""
+        return session.plate
+
+    @plate.setter
+    def plate(self, plate: int | None) -> None:
+        session.plate = plate
 
     @property
     def repository(self) -> Repository:
         """The repository that is connected; joined when it is first needed."""
-        if self._repository is None:
+        if session.repository is None:
             self.connect(None)
-            assert self._repository is not None
-        return self._repository
+            assert session.repository is not None
+        return session.repository
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -70,9 +77,9 @@ class State:
 
         fork_server().start()  # it imports while the user reads; the first cell finds it ready
         repository = connect(uri, progress=progress)
-        if self._repository is not None:
-            self._repository.close()
-        self._repository, self.plate = repository, None
+        if session.repository is not None:
+            session.repository.close()
+        session.repository, session.plate = repository, None
         return repository
 
     def keep(self, name: str, run: Run, source: Source) -> None:

@@ -103,7 +103,18 @@ def view_of(run: Run, *, stopping: bool = False) -> RunView:
     )
 
 
-def run_view(view: RunView, source: Source | None = None) -> Rendered:
+def run_card(run: Run, source: Source | None = None, *, stopping: bool = False) -> Rendered:
+    """Show a run as it is now, with its plate map; parameters as of `view_of` and `run_view`."""
+    from openhcs_jupyter.widgets.still import run_map
+    from openhcs_jupyter.widgets.wells import WellStates
+
+    wells = WellStates(run)
+    wells.refresh()
+    drawn = run_map(wells.rows, wells.columns, wells.packed()) if wells.count > 1 else ""
+    return run_view(view_of(run, stopping=stopping), source, plate_map=drawn)
+
+
+def run_view(view: RunView, source: Source | None = None, *, plate_map: str = "") -> Rendered:
     """Show a run: running, with bars and the time that remains, or ended, with its results.
 
     Parameters
@@ -112,22 +123,25 @@ def run_view(view: RunView, source: Source | None = None) -> Rendered:
         The run at one moment.
     source
         The cell that defined it; failing lines are quoted.
+    plate_map
+        HTML that stands beside the bars.
     """
     color = render.ORANGE if view.failed or view.status == "failed" else render.BLUE
     if view.status in ("cancelled", "interrupted"):
         color = render.GREY
-    sentence = _sentence(view)
+    told = sentence(view)
     sign = _SIGNS[view.status]
     title = (
         f'<span style="color:{color}">{sign}</span> {render.strong(view.name)} '
-        f"{render.escape(sentence)} {render.faint(f'plate {view.plate}')}"
+        f"{render.escape(told)} {render.faint(f'plate {view.plate}')}"
     )
     width = max((len(stage.name) for stage in view.progress.stages), default=8)
-    body = [
+    bars = "".join(
         render.bar(stage.name, stage.total, stage.done, stage.failed, stage.running, width)
         for stage in view.progress.stages
-    ]
-    text = [f"{view.name}: {sentence} Plate {view.plate}."]
+    )
+    body = [render.beside(plate_map, bars) if plate_map else bars]
+    text = [f"{view.name}: {told} Plate {view.plate}."]
     text += [f"  {line}" for line in _stage_texts(view)]
     if view.failures:
         lines = failure_lines(view.failures, source)
@@ -156,7 +170,7 @@ def run_view(view: RunView, source: Source | None = None) -> Rendered:
 
 def progress_line(view: RunView) -> str:
     """Say in one line how far a run is."""
-    return f"{view.name}: {_sentence(view)}"
+    return f"{view.name}: {sentence(view)}"
 
 
 def runs_view(runs: Sequence[RunSummary], where: str) -> Rendered:
@@ -186,7 +200,8 @@ def results_grid(results: Sequence[ResultSpec]) -> render.Grid:
     return grid(["", "", "", ""], rows)
 
 
-def _sentence(view: RunView) -> str:
+def sentence(view: RunView) -> str:
+    """Say in a sentence how far a run is, or how it ended."""
     progress, units = view.progress, view.units
     took = render.time_text(progress.elapsed_s)
     if view.status == "running":
@@ -281,7 +296,7 @@ def results_view(run: Run, source: Source | None = None) -> Rendered:
     from openhcs_jupyter.magics.thumbnails import thumbnails
 
     view = view_of(run)
-    shown = run_view(view, source)
+    shown = run_card(run, source)
     text, body = [shown.text], []
     for result in view.results:
         if result.kind in ("table", "points") and view.done:

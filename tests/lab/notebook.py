@@ -1,0 +1,138 @@
+"""One notebook in a browser's page: cells that run, screenshots, what the console complains of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+TIMEOUT_MS = 90_000
+ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artefacts"
+# JupyterLab's own: pages that it asks for and a test server does not have.
+_FOREIGN = ("favicon", "Failed to load resource", "/api/me", "listings", "webSocket", "WebSocket")
+_READY = (
+    "() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext;"
+    " return s?.isReady && s.session?.kernel?.connectionStatus === 'connected'; }"
+)
+_IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+
+
+class Notebook:
+    """A notebook in JupyterLab."""
+
+    def __init__(self, page: Page, address: str, path: Path, cells: list[str]) -> None:
+        self.page = page
+        self.path = path
+        self.complaints: list[str] = []
+        self._address = address
+        path.write_text(json.dumps(_document(cells)))
+        page.on("console", lambda said: self._heard(said.type, said.text, said.location.get("url", "")))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: dialog.accept())
+
+    def open(self, *, idle: bool = True) -> None:
+        """Open the notebook and wait for its kernel."""
+        self.page.goto(f"{self._address}/lab/tree/{self.path.name}?reset")
+        self.page.wait_for_function(_READY)
+        if idle:
+            self.wait_until_idle()
+        self.page.evaluate(
+            "() => { const shell = window.jupyterapp.shell; shell.collapseLeft();"
+            " const panel = shell.currentWidget.content;"
+            " panel.notebookConfig = {...panel.notebookConfig, windowingMode: 'none'}; }"
+        )
+
+    def close(self) -> None:
+        """End the kernel and close the page."""
+        self.page.evaluate(
+            "async () => { const panel = window.jupyterapp.shell.currentWidget;"
+            " await panel?.sessionContext?.shutdown(); }"
+        )
+        self.page.close()
+
+    def run(self, index: int) -> Locator:
+        """Start a cell, counted from 0; returns it."""
+        self.page.evaluate(
+            "async (index) => { const panel = window.jupyterapp.shell.currentWidget;"
+            " panel.content.activeCellIndex = index; panel.content.deselectAll();"
+            " void window.jupyterapp.commands.execute('notebook:run-cell'); }",
+            index,
+        )
+        return self.cell(index)
+
+    def run_to_end(self, index: int) -> Locator:
+        """Run a cell and wait until it has ended."""
+        cell = self.run(index)
+        cell.locator(".jp-InputPrompt").filter(has_text="]:").wait_for()
+        self.page.wait_for_function(
+            "(index) => { const cell = window.jupyterapp.shell.currentWidget.content.widgets[index];"
+            " return cell.model.executionState !== 'running' && cell.model.executionCount !== null; }",
+            arg=index,
+        )
+        self.wait_until_idle()
+        return cell
+
+    def cell(self, index: int) -> Locator:
+        """Return a cell, counted from 0."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def source(self, index: int) -> str:
+        """Return a cell's text."""
+        text: str = self.page.evaluate(
+            "(index) => window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.getSource()",
+            index,
+        )
+        return text
+
+    def count(self) -> int:
+        """Return how many cells there are."""
+        number: int = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length")
+        return number
+
+    def wait_until_idle(self) -> None:
+        """Wait until the kernel does nothing."""
+        self.page.wait_for_function(_IDLE)
+
+    def save(self) -> dict[str, Any]:
+        """Save the notebook and return what is on the disk."""
+        self.page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.context.save(); }")
+        saved: dict[str, Any] = json.loads(self.path.read_text())
+        return saved
+
+    def dark(self) -> None:
+        """Change to the dark theme."""
+        self.page.evaluate(
+            "() => { void window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'}); }"
+        )
+        self.page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+    def light(self) -> None:
+        """Change to the light theme."""
+        self.page.evaluate(
+            "() => { void window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'}); }"
+        )
+        self.page.locator("body[data-jp-theme-light='true']").wait_for(state="attached")
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+    def screenshot(self, name: str) -> None:
+        """Keep a picture of the page."""
+        ARTEFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+    def _heard(self, kind: str, text: str, where: str) -> None:
+        if kind == "error" and not any(word in f"{text} {where}" for word in _FOREIGN):
+            self.complaints.append(f"{text} ({where})")
+
+
+def _document(cells: list[str]) -> dict[str, object]:
+    entries = [
+        {"cell_type": "code", "id": f"c{i}", "execution_count": None, "metadata": {"tags": ["raises-exception"]},
+         "outputs": [], "source": source}
+        for i, source in enumerate(cells)
+    ]  # fmt: skip
+    kernelspec = {"name": "openhcs", "display_name": "OpenHCS", "language": "python"}
+    return {"cells": entries, "metadata": {"kernelspec": kernelspec}, "nbformat": 4, "nbformat_minor": 5}
