@@ -10,7 +10,18 @@ if TYPE_CHECKING:
 
     from openhcs_jupyter.compiler import compile
     from openhcs_jupyter.engine import run
-    from openhcs_jupyter.pipeline import ImageOutput, Labels, Pipeline, Points, Step, Table, image, measure, table
+    from openhcs_jupyter.pipeline import (
+        ImageOutput,
+        Labels,
+        Pipeline,
+        Points,
+        Step,
+        Table,
+        image,
+        kernel_for,
+        measure,
+        table,
+    )
     from openhcs_jupyter.repository import connect
     from openhcs_jupyter.topology import discover
 
@@ -22,6 +33,7 @@ _HOMES = {
     "discover": "topology",
     "image": "pipeline",
     "ImageOutput": "pipeline",
+    "kernel_for": "pipeline",
     "Labels": "pipeline",
     "measure": "pipeline",
     "Pipeline": "pipeline",
@@ -42,6 +54,7 @@ __all__ = [
     "connect",
     "discover",
     "image",
+    "kernel_for",
     "load_ipython_extension",
     "measure",
     "run",

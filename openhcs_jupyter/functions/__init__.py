@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openhcs_jupyter.functions import _cupy as _cupy
 from openhcs_jupyter.functions.adaptive import adaptive_threshold
 from openhcs_jupyter.functions.background import subtract_background
 from openhcs_jupyter.functions.cells import cytoplasm, segment_cells

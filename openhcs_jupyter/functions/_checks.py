@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,15 +28,48 @@ def check_stack(stack: Stack, function: str) -> None:
             f"{function}: a stack has the shape (N, Y, X) with pixels in it, not {stack.shape}",
             "Return a stack from the step before, or add an axis with image[None].",
         )
-    if stack.dtype.kind not in "buif":
+    kind = kind_of(stack)
+    if kind not in "buif":
         raise UsageError(f"{function}: pixels of type {stack.dtype} are not real numbers")
-    if stack.dtype.kind == "f":
-        bad = int(stack.size - np.count_nonzero(np.isfinite(stack)))
+    if kind == "f":
+        bad = int(stack.size - np.count_nonzero(np.isfinite(stack))) if _plain(stack) else _count_bad(stack)
         if bad:
             raise UsageError(
                 f"{function}: {bad} of {stack.size} pixels are NaN or infinite",
                 "Replace them in a step before, for instance with numpy.nan_to_num.",
             )
+
+
+def namespace(array: Any) -> Any:
+    """Return the functions for arrays of a type: NumPy's, CuPy's, or those of the array API standard."""
+    if isinstance(array, np.ndarray):
+        return np
+    return import_module("cupy") if _plain(array) else array.__array_namespace__()
+
+
+def kind_of(array: Any) -> str:
+    """Return NumPy's letter for the kind of an array's type, whatever package the array is of."""
+    kind: str | None = getattr(array.dtype, "kind", None)
+    if kind is not None:
+        return kind
+    xp = namespace(array)
+    kinds = {"b": "bool", "u": "unsigned integer", "i": "signed integer", "f": "real floating"}
+    return next((letter for letter, name in kinds.items() if xp.isdtype(array.dtype, name)), "c")
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    """Convert an array of any package to a type."""
+    return array.astype(dtype) if hasattr(array, "astype") else namespace(array).astype(array, dtype)
+
+
+def _plain(array: Any) -> bool:
+    # CuPy's arrays have NumPy's types and answer NumPy's functions themselves.
+    return isinstance(array, np.ndarray) or type(array).__module__.partition(".")[0] == "cupy"
+
+
+def _count_bad(stack: Any) -> int:
+    xp = namespace(stack)
+    return int(xp.sum(cast(~xp.isfinite(stack), xp.int64)))
 
 
 def check_range(function: str, name: str, value: float, low: float, high: float = float("inf")) -> None:

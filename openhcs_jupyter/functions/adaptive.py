@@ -12,7 +12,7 @@ from openhcs_jupyter.functions.filters import blur_plane
 from openhcs_jupyter.pipeline.contracts import image
 
 
-@image(depth="same", dtype="uint8", need=6.0)
+@image(depth="same", dtype="uint8", need=6.0, by_plane=True)
 def adaptive_threshold(
     stack: Stack, block_size: int = 51, offset: float = 0.0, method: Literal["gaussian", "mean"] = "gaussian"
 ) -> Stack:
@@ -47,16 +47,21 @@ def adaptive_threshold(
     may decide otherwise where a pixel is within 1e-5 of its threshold, relative to the brightest.
     """
     check_stack(stack, "adaptive_threshold")
+    check_neighbourhood(block_size, offset, method)
+    out = np.empty(stack.shape, dtype=np.uint8)
+    for plane, target in zip(stack, out, strict=True):
+        target[...] = plane > _neighbourhood(plane, int(block_size), method) - offset
+    return out
+
+
+def check_neighbourhood(block_size: int, offset: float, method: str) -> None:
+    """Refuse parameters that `adaptive_threshold` does not take."""
     if block_size < 3 or block_size % 2 != 1:
         raise UsageError(f"adaptive_threshold: block_size is {block_size!r}; it must be odd and at least 3")
     if not np.isfinite(offset):
         raise UsageError(f"adaptive_threshold: offset is {offset!r}; it must be a finite number")
     if method not in ("gaussian", "mean"):
         raise UsageError(f"adaptive_threshold: method is {method!r}", 'It is "gaussian" or "mean".')
-    out = np.empty(stack.shape, dtype=np.uint8)
-    for plane, target in zip(stack, out, strict=True):
-        target[...] = plane > _neighbourhood(plane, int(block_size), method) - offset
-    return out
 
 
 def _neighbourhood(plane: Stack, side: int, method: str) -> Stack:

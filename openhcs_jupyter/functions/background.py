@@ -9,7 +9,7 @@ from openhcs_jupyter.functions.filters import blur_plane, disk
 from openhcs_jupyter.pipeline.contracts import image
 
 
-@image(depth="same", dtype="same", need=7.0)
+@image(depth="same", dtype="same", need=7.0, by_plane=True)
 def subtract_background(stack: Stack, radius: int = 50, downsample: int = 4) -> Stack:
     """Subtract from each plane its smooth background: a morphological opening with a disk, blurred.
 

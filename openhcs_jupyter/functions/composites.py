@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_stack, to_type
@@ -35,13 +36,7 @@ def composite(stack: Stack, weights: Sequence[float] | None = None) -> Stack:
     import cv2
 
     check_stack(stack, "composite")
-    shares = np.ones(len(stack)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if shares.shape != (len(stack),):
-        raise UsageError(f"composite: {shares.size} weights for {len(stack)} planes", "Give one weight a channel.")
-    total = float(shares.sum())
-    if not np.isfinite(total) or total == 0:
-        raise UsageError(f"composite: the weights add up to {total}; they are scaled to add up to 1")
-    shares = shares / total
+    shares = shares_of(weights, len(stack))
     if len(stack) == 2 and stack.dtype in (np.uint8, np.uint16):
         mixed: Stack = cv2.addWeighted(stack[0], shares[0], stack[1], shares[1], 0.0)
         return mixed[None]
@@ -49,3 +44,14 @@ def composite(stack: Stack, weights: Sequence[float] | None = None) -> Stack:
     for plane, share in zip(stack, shares, strict=True):
         mix += plane * mix.dtype.type(share)
     return to_type(mix, stack.dtype)[None]
+
+
+def shares_of(weights: Sequence[float] | None, count: int) -> NDArray[np.float64]:
+    """Scale the weights of `composite` so that they add up to 1."""
+    shares = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    if shares.shape != (count,):
+        raise UsageError(f"composite: {shares.size} weights for {count} planes", "Give one weight a channel.")
+    total = float(shares.sum())
+    if not np.isfinite(total) or total == 0:
+        raise UsageError(f"composite: the weights add up to {total}; they are scaled to add up to 1")
+    return shares / total

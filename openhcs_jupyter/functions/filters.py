@@ -12,7 +12,7 @@ from openhcs_jupyter.pipeline.contracts import image
 _TRUNCATE = 4.0
 
 
-@image(depth="same", dtype="same", need=5.0)
+@image(depth="same", dtype="same", need=5.0, by_plane=True)
 def gaussian_blur(stack: Stack, sigma: float = 2.0) -> Stack:
     """Blur each plane with a gaussian.
 
@@ -58,7 +58,7 @@ def blur_plane(plane: Stack, sigma: float) -> Stack:
     return blurred
 
 
-@image(depth="same", dtype="same", need=6.0)
+@image(depth="same", dtype="same", need=6.0, by_plane=True)
 def sharpen(stack: Stack, sigma: float = 1.0, amount: float = 1.0) -> Stack:
     """Sharpen each plane by an unsharp mask: what a gaussian blur takes away is added once more.
 
@@ -97,7 +97,7 @@ def sharpen(stack: Stack, sigma: float = 1.0, amount: float = 1.0) -> Stack:
     return out
 
 
-@image(depth="same", dtype="same", need=2.0)
+@image(depth="same", dtype="same", need=2.0, by_plane=True)
 def median(stack: Stack, radius: int = 1) -> Stack:
     """Replace each pixel by the median of the square around it.
 
@@ -131,7 +131,7 @@ def median(stack: Stack, radius: int = 1) -> Stack:
     return out
 
 
-@image(depth="same", dtype="same", need=4.0)
+@image(depth="same", dtype="same", need=4.0, by_plane=True)
 def top_hat(stack: Stack, radius: int = 15, downsample: int = 4) -> Stack:
     """Subtract from each plane the background that is wider than a disk: the white top-hat.
 

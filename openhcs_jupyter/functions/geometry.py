@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack
-from openhcs_jupyter.pipeline.contracts import image
+from openhcs_jupyter.pipeline.contracts import EVERY, image
 
 
-@image(depth="same", dtype="same", need=1.0)
+@image(depth="same", dtype="same", need=1.0, memory=EVERY, by_plane=True)
 def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
     """Cut the same box out of each plane.
 

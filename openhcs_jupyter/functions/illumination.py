@@ -107,7 +107,7 @@ class IlluminationEstimate:
         return means
 
 
-@image(depth="same", dtype="same", need=6.0)
+@image(depth="same", dtype="same", need=6.0, by_plane=True)
 def correct_illumination(stack: Stack, flat: NDArray[Any], offset: float = 0.0) -> Stack:
     """Divide each plane by a flat field.
 
@@ -133,17 +133,23 @@ def correct_illumination(stack: Stack, flat: NDArray[Any], offset: float = 0.0) 
     """
     check_stack(stack, "correct_illumination")
     check_range("correct_illumination", "offset", offset, -1e9, 1e9)
-    field = flat[0] if flat.ndim == 3 and len(flat) == 1 else flat
-    if field.shape != stack.shape[1:]:
-        raise UsageError(
-            f"correct_illumination: the flat field has the shape {flat.shape}, the stack's planes {stack.shape[1:]}",
-            "Estimate it from images of this size, in the same channel.",
-        )
-    if not (np.isfinite(field).all() and field.min() > 0):
-        raise UsageError("correct_illumination: the flat field is not above 0 everywhere")
+    field = checked_field(flat, stack.shape[1:])
     depth = np.float64 if stack.dtype == np.float64 else np.float32
     gain = np.reciprocal(field.astype(depth))
     out = np.empty_like(stack, order="C")
     for plane, target in zip(stack, out, strict=True):
         target[...] = to_type((plane.astype(depth) - depth(offset)) * gain, stack.dtype)
     return out
+
+
+def checked_field(flat: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the flat field of `correct_illumination` as a plane of this shape, above 0 everywhere."""
+    field = flat[0] if flat.ndim == 3 and len(flat) == 1 else flat
+    if field.shape != shape:
+        raise UsageError(
+            f"correct_illumination: the flat field has the shape {flat.shape}, the stack's planes {shape}",
+            "Estimate it from images of this size, in the same channel.",
+        )
+    if not (np.isfinite(field).all() and field.min() > 0):
+        raise UsageError("correct_illumination: the flat field is not above 0 everywhere")
+    return field

@@ -15,7 +15,8 @@ from openhcs_jupyter.pipeline.contracts import Contract, image
 if TYPE_CHECKING:
     import pandas as pd
 
-_TOP = 65535.0
+TOP = 65535.0
+"""What the upper limit becomes."""
 
 
 @image(depth="same", dtype="uint16", need=4.0)
@@ -51,7 +52,7 @@ def percentile_normalize(
     The percentiles of uint8 and uint16 pixels come from their histogram and are exact.
     """
     check_stack(stack, "percentile_normalize")
-    _check_percentages("percentile_normalize", low, high)
+    check_percentages("percentile_normalize", low, high)
     if per == "stack":
         return _stretch(stack, low, high)
     if per == "plane":
@@ -76,7 +77,7 @@ def _stretch_between(stack: Stack, bottom: float, top: float) -> Stack:
         stack = np.clip((stack.astype(np.float64) - bottom) / span, 0, 1).astype(np.float32)
         bottom, span = 0.0, 1.0
     flat = np.ascontiguousarray(stack).reshape(-1, stack.shape[-1])
-    scale = _TOP / span
+    scale = TOP / span
     if span < 2 and flat.dtype.kind == "u":
         # OpenCV rounds by way of 32 bits, which a bright pixel would overflow.
         flat = np.minimum(flat, flat.dtype.type(np.clip(np.ceil(top), 0, np.iinfo(flat.dtype).max)))
@@ -121,7 +122,7 @@ class PlatePercentiles:
     __openhcs__: ClassVar[Contract] = Contract(kind="reducer", need=1.0)
 
     def __init__(self, low: float = 1.0, high: float = 99.8) -> None:
-        _check_percentages("PlatePercentiles", low, high)
+        check_percentages("PlatePercentiles", low, high)
         self.low = low
         self.high = high
 
@@ -165,7 +166,7 @@ class PlatePercentiles:
         return {"low": float(low), "high": float(high)}
 
 
-@image(depth="same", dtype="uint16", need=4.0)
+@image(depth="same", dtype="uint16", need=4.0, by_plane=True)
 def normalize_with(stack: Stack, limits: pd.DataFrame) -> Stack:
     """Stretch intensities between limits that were found before: `low` becomes 0 and `high` 65535.
 
@@ -188,6 +189,17 @@ def normalize_with(stack: Stack, limits: pd.DataFrame) -> Stack:
         If a pixel is NaN or infinite, or the limits are not one row with ``low`` at most ``high``.
     """
     check_stack(stack, "normalize_with")
+    return _stretch_between(stack, *limits_of(limits))
+
+
+def limits_of(limits: pd.DataFrame) -> tuple[float, float]:
+    """Read the two limits of `normalize_with` from their table.
+
+    Raises
+    ------
+    UsageError
+        If it is not one row with ``low`` at most ``high``.
+    """
     missing = [name for name in ("low", "high") if name not in limits.columns]
     if missing or len(limits) != 1:
         have = ", ".join(map(str, limits.columns))
@@ -198,10 +210,11 @@ def normalize_with(stack: Stack, limits: pd.DataFrame) -> Stack:
     low, high = float(limits["low"].iloc[0]), float(limits["high"].iloc[0])
     if not low <= high:
         raise UsageError(f"normalize_with: low is {low:g} and high is {high:g}; low must not be above high")
-    return _stretch_between(stack, low, high)
+    return low, high
 
 
-def _check_percentages(function: str, low: float, high: float) -> None:
+def check_percentages(function: str, low: float, high: float) -> None:
+    """Refuse percentages that are not ``0 <= low < high <= 100``."""
     check_range(function, "low", low, 0, 100)
     check_range(function, "high", high, 0, 100)
     if low >= high:

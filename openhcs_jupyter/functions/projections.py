@@ -1,14 +1,16 @@
-"""Projections of a stack to one plane."""
+"""Projections of a stack to one plane; written to the array API standard, so that they take arrays of a GPU, too."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from openhcs_jupyter.functions._checks import Stack, check_stack, to_type
-from openhcs_jupyter.pipeline.contracts import image
+from openhcs_jupyter.functions._checks import Stack, cast, check_stack, kind_of, namespace, to_type
+from openhcs_jupyter.pipeline.contracts import EVERY, image
 
 
-@image(depth="one", dtype="same", need=1.0)
+@image(depth="one", dtype="same", need=1.0, memory=EVERY)
 def max_projection(stack: Stack) -> Stack:
     """Take the brightest value of each pixel over the planes.
 
@@ -27,19 +29,19 @@ def max_projection(stack: Stack) -> Stack:
         If a pixel is NaN or infinite.
     """
     check_stack(stack, "max_projection")
-    plane: Stack = stack.max(axis=0, keepdims=True)
+    plane: Stack = namespace(stack).max(stack, axis=0, keepdims=True)
     return plane
 
 
-@image(depth="one", dtype="same", need=1.0)
+@image(depth="one", dtype="same", need=1.0, memory=EVERY)
 def min_projection(stack: Stack) -> Stack:
     """Take the darkest value of each pixel over the planes; as `max_projection` otherwise."""
     check_stack(stack, "min_projection")
-    plane: Stack = stack.min(axis=0, keepdims=True)
+    plane: Stack = namespace(stack).min(stack, axis=0, keepdims=True)
     return plane
 
 
-@image(depth="one", dtype="same", need=5.0)
+@image(depth="one", dtype="same", need=5.0, memory=EVERY)
 def mean_projection(stack: Stack) -> Stack:
     """Take the mean of each pixel over the planes.
 
@@ -59,12 +61,16 @@ def mean_projection(stack: Stack) -> Stack:
         If a pixel is NaN or infinite.
     """
     check_stack(stack, "mean_projection")
-    total = stack.sum(axis=0, keepdims=True, dtype=np.float64)
-    total /= len(stack)
-    return to_type(total, stack.dtype)
+    xp = namespace(stack)
+    mean: Any = xp.sum(stack, axis=0, keepdims=True, dtype=xp.float64) / stack.shape[0]
+    if isinstance(mean, np.ndarray):
+        return to_type(mean, stack.dtype)
+    # A mean stays within the range of what it is made from.
+    rounded: Stack = cast(mean if kind_of(stack) == "f" else xp.floor(mean + 0.5), stack.dtype)
+    return rounded
 
 
-@image(depth="one", need=2.0)
+@image(depth="one", need=2.0, memory=EVERY)
 def sum_projection(stack: Stack) -> Stack:
     """Add up each pixel over the planes.
 
@@ -84,6 +90,7 @@ def sum_projection(stack: Stack) -> Stack:
         If a pixel is NaN or infinite.
     """
     check_stack(stack, "sum_projection")
-    small = stack.dtype in (np.uint8, np.uint16)
-    total: Stack = stack.sum(axis=0, keepdims=True, dtype=np.uint32 if small else None)
+    xp = namespace(stack)
+    small = stack.dtype in (xp.uint8, xp.uint16)
+    total: Stack = xp.sum(stack, axis=0, keepdims=True, dtype=xp.uint32 if small else None)
     return total

@@ -47,15 +47,20 @@ def threshold(stack: Stack, method: Method | float = "otsu", per: Literal["stack
     and uint16 are found from the exact histogram.
     """
     check_stack(stack, "threshold")
+    check_threshold(method, per)
     if isinstance(method, int | float):
         return (stack > method).view(np.uint8)
-    if method not in METHODS:
-        raise UsageError(f"threshold: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
     if per == "stack":
         return (stack > find_threshold(stack, method)).view(np.uint8)
-    if per == "plane":
-        return np.stack([plane > find_threshold(plane, method) for plane in stack]).view(np.uint8)
-    raise UsageError(f"threshold: per is {per!r}", 'It is "stack" or "plane".')
+    return np.stack([plane > find_threshold(plane, method) for plane in stack]).view(np.uint8)
+
+
+def check_threshold(method: Method | float, per: str) -> None:
+    """Refuse parameters that `threshold` does not take."""
+    if not isinstance(method, int | float) and method not in METHODS:
+        raise UsageError(f"threshold: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
+    if per not in ("stack", "plane"):
+        raise UsageError(f"threshold: per is {per!r}", 'It is "stack" or "plane".')
 
 
 def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
@@ -74,7 +79,7 @@ def find_threshold(pixels: Stack, method: Method = "otsu") -> float:
         Equal to the function of `skimage.filters` of this name, up to float64 rounding.
     """
     if has_histogram(pixels.dtype):
-        return _threshold_of(histogram(pixels), method)
+        return threshold_of(histogram(pixels), method)
     from skimage import filters
 
     low, high = float(pixels.min()), float(pixels.max())
@@ -163,7 +168,7 @@ def _foreground(plane: Stack, sigma: float, method: Method | float, min_contrast
     smooth = plane if sigma == 0 else to_type(blur_plane(plane, sigma), plane.dtype)
     if has_histogram(smooth.dtype):
         counts = histogram(smooth)
-        limit = float(method) if isinstance(method, int | float) else _threshold_of(counts, method)
+        limit = float(method) if isinstance(method, int | float) else threshold_of(counts, method)
         values: Stack = np.arange(len(counts))
         weights: Stack = counts
     else:
@@ -240,7 +245,8 @@ def _number(labels: NDArray[np.int32], min_area: float, max_area: float | None) 
     _kernels.renumber(labels, new)
 
 
-def _threshold_of(counts: NDArray[np.int64], method: Method) -> float:
+def threshold_of(counts: NDArray[np.int64], method: Method) -> float:
+    """Find the threshold of pixels from their counts by value, as `find_threshold` does."""
     present = np.flatnonzero(counts)
     first, last = int(present[0]), int(present[-1])
     if first == last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, measure, table
+from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, kernel_for, measure, table
 from openhcs_jupyter.pipeline.openhcs import AdaptedSteps, FunctionStep, adapt, function_step, is_function_step
 from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Points, Table
 from openhcs_jupyter.pipeline.step import Pipeline, Step
@@ -23,6 +23,7 @@ __all__ = [
     "function_step",
     "image",
     "is_function_step",
+    "kernel_for",
     "measure",
     "table",
 ]

@@ -1,4 +1,4 @@
-"""What a function says of itself: its kind, the stack it takes, the memory it needs."""
+"""What a function says of itself: its kind, the stack it takes, the memory it needs, its kernels for other arrays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Component
 
 FunctionKind = Literal["image", "measure", "table", "reducer"]
+Memory = Literal["numpy", "cupy"]
+"""Kinds of array: in the memory of the machine, or of a GPU."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 ATTRIBUTE = "__openhcs__"
+KERNELS = "__openhcs_kernels__"
+NUMPY: tuple[Memory, ...] = ("numpy",)
+EVERY: tuple[Memory, ...] = ("numpy", "cupy")
+"""Of a function that is written to the array API standard, or with what arrays of all kinds do themselves."""
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +38,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Memory it uses at its peak beyond its input, as a factor of its input's bytes."""
     over: Literal["field", "well", "plate"] | None = None
     """Of a table function: over what its tables reach."""
-    memory: tuple[str, ...] = ("numpy",)
-    """Kinds of array for which it has a kernel."""
+    memory: tuple[Memory, ...] = NUMPY
+    """Kinds of array that it takes itself; `kernel_for` gives it others."""
+    by_plane: bool = False
+    """Each plane of its result depends on that plane alone, so that a stack may be done in parts."""
 
 
 UNKNOWN = Contract()
@@ -54,19 +62,78 @@ def image(
     depth: Literal["same", "one", "any"] = "any",
     dtype: str | None = None,
     need: float = 4.0,
+    memory: tuple[Memory, ...] = NUMPY,
+    by_plane: bool = False,
 ) -> Callable[[F], F]:
     """Declare an image function: ``(N, Y, X)`` -> ``(M, Y, X)``, then its outputs. Parameters as in `Contract`."""
-    return _mark(Contract(kind="image", stack=stack, depth=depth, dtype=dtype, need=need))
+    return _mark(
+        Contract(kind="image", stack=stack, depth=depth, dtype=dtype, need=need, memory=memory, by_plane=by_plane)
+    )
 
 
-def measure(*, stack: Component | None = None, need: float = 4.0) -> Callable[[F], F]:
+def measure(
+    *, stack: Component | None = None, need: float = 4.0, memory: tuple[Memory, ...] = NUMPY
+) -> Callable[[F], F]:
     """Declare a measure function: takes ``(N, Y, X)``, returns its outputs only. Parameters as in `Contract`."""
-    return _mark(Contract(kind="measure", stack=stack, depth="same", dtype="same", need=need))
+    return _mark(Contract(kind="measure", stack=stack, depth="same", dtype="same", need=need, memory=memory))
 
 
 def table(*, over: Literal["field", "well", "plate"] = "plate") -> Callable[[F], F]:
     """Declare a table function: data frames in, data frames out, over a field, a well or the plate."""
     return _mark(Contract(kind="table", over=over))
+
+
+class Kernel(NamedTuple):
+    """What does the work of a function for one kind of array."""
+
+    function: Callable[..., Any]
+    need: float
+    """As in `Contract`, on the device."""
+
+
+def kernel_for(function: Callable[..., Any], memory: Memory = "cupy", *, need: float | None = None) -> Callable[[F], F]:
+    """Declare what does the work of `function` for another kind of array; it takes the same parameters.
+
+    Parameters
+    ----------
+    function
+        A declared function, which keeps the docstring and the contract for both.
+    memory
+        The kind of array that the kernel takes and returns.
+    need
+        Memory that it uses on the device, as in `Contract`; left out, that of the function.
+
+    Examples
+    --------
+    >>> @image(depth="same", dtype="same")
+    ... def inverted(stack):
+    ...     "Turn dark into bright."
+    ...     return stack.max() - stack
+    >>> @kernel_for(inverted)
+    ... def _(stack):
+    ...     return stack.max() - stack
+    """
+
+    def mark(own: F) -> F:
+        known = vars(function).setdefault(KERNELS, {})
+        known[memory] = Kernel(own, contract_of(function).need if need is None else need)
+        return own
+
+    return mark
+
+
+def kernel_of(function: Callable[..., Any], memory: Memory) -> Kernel | None:
+    """Return what does the work of a function for a kind of array: a kernel, or itself; None where nothing does."""
+    if isinstance(function, functools.partial) and not hasattr(function, ATTRIBUTE):
+        inner = kernel_of(function.func, memory)
+        if inner is None:
+            return None
+        return Kernel(functools.partial(inner.function, *function.args, **function.keywords), inner.need)
+    if (found := getattr(function, KERNELS, {}).get(memory)) is not None:
+        own: Kernel = found
+        return own
+    contract = contract_of(function)
+    return Kernel(function, contract.need) if memory in contract.memory else None
 
 
 def _mark(contract: Contract) -> Callable[[F], F]:
