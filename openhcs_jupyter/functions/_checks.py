@@ -156,3 +156,24 @@ def label_plane(
         return np.require(plane, np.int32, ["C", "A"]), None
     numbers, dense = np.unique(np.append(plane.ravel(), 0), return_inverse=True)
     return dense[:-1].reshape(shape).astype(np.int32), numbers.astype(np.int64)
+
+
+def label_planes(labels: NDArray[Any], shape: tuple[int, ...], function: str, name: str) -> NDArray[np.int32]:
+    """Return labels as planes of int32, one for all planes of a stack of this `shape` or one for each.
+
+    Raises
+    ------
+    UsageError
+        If they are not whole numbers of at least 0, or not of the shape of the stack's planes.
+    """
+    planes = labels[None] if labels.ndim == 2 else labels
+    if planes.ndim != 3 or planes.shape[1:] != shape[1:] or len(planes) not in (1, shape[0]):
+        raise UsageError(
+            f"{function}: {name} have the shape {labels.shape}, the stack {shape}",
+            "Labels fit planes that they were made from, for instance after the same projection.",
+        )
+    if planes.dtype.kind not in "biu":
+        raise UsageError(f"{function}: {name} are {labels.dtype}; they must be integers")
+    if planes.min() < 0 or planes.max() > np.iinfo(np.int32).max:
+        raise UsageError(f"{function}: {name} go from {planes.min()} to {planes.max()}", "Number objects from 1.")
+    return planes.astype(np.int32, copy=False)

@@ -1,9 +1,13 @@
-"""Parts of planes."""
+"""Parts of planes, and planes of fewer pixels."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
+
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions._checks import Stack, check_range, check_stack
+from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, to_type
 from openhcs_jupyter.pipeline.contracts import EVERY, image
 
 
@@ -42,3 +46,67 @@ def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
             "Choose a box that lies within the planes.",
         )
     return stack[:, int(y) : int(y + height), int(x) : int(x + width)].copy()
+
+
+@image(depth="same", dtype="same", need=4.0)
+def bin_pixels(stack: Stack, factor: int = 2, method: Literal["mean", "sum", "max", "min"] = "mean") -> Stack:
+    """Make one pixel of each square block of pixels, as binning on a camera does.
+
+    The pixel size that the plate knows stays that of its images: areas in micrometres after this step are not right.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (N, Y, X)
+        Any integer or floating-point type.
+    factor
+        Side of a block in pixels. Rows and columns at the end that fill no block are left out.
+    method
+        What the new pixel is of its block.
+
+    Returns
+    -------
+    ndarray of shape (N, Y // factor, X // factor), type of the stack
+        Means of integers are rounded, sums are clipped to the type's range.
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, or a parameter does not fit.
+
+    Notes
+    -----
+    As `skimage.measure.block_reduce`.
+    """
+    check_stack(stack, "bin_pixels")
+    height, width = stack.shape[1:]
+    check_range("bin_pixels", "factor", factor, 1, min(height, width))
+    if method not in ("mean", "sum", "max", "min"):
+        raise UsageError(f"bin_pixels: method is {method!r}", 'It is "mean", "sum", "max" or "min".')
+    rows, columns, side = height // int(factor), width // int(factor), int(factor)
+    whole = stack[:, : rows * side, : columns * side]
+    if method in ("max", "min"):
+        return _extreme(whole, side, np.maximum if method == "max" else np.minimum)
+    total = _added(whole, side, np.dtype(np.uint32 if stack.dtype in (np.uint8, np.uint16) else np.float64))
+    if method == "sum":
+        return to_type(total.astype(np.float64), stack.dtype)
+    return to_type(total / side**2, stack.dtype)
+
+
+def _added(stack: Stack, side: int, dtype: np.dtype[np.generic]) -> Stack:
+    rows = stack[:, ::side].astype(dtype)
+    for start in range(1, side):
+        rows += stack[:, start::side]
+    total = rows[:, :, ::side].copy()
+    for start in range(1, side):
+        total += rows[:, :, start::side]
+    return total
+
+
+def _extreme(stack: Stack, side: int, choose: np.ufunc) -> Stack:
+    rows = stack[:, ::side].copy()
+    for start in range(1, side):
+        choose(rows, stack[:, start::side], out=rows)
+    best = rows[:, :, ::side].copy()
+    for start in range(1, side):
+        choose(best, rows[:, :, start::side], out=best)
+    return best

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openhcs_jupyter.functions._checks import Stack, channel_names, check_stack, label_plane
+from openhcs_jupyter.functions._checks import Stack, channel_names, check_range, check_stack, label_plane
 from openhcs_jupyter.pipeline.contracts import Context, measure
 
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ _INTENSITY = ("mean", "std", "min", "max", "sum")
 
 
 @measure(stack="channel", need=3.0)
-def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None = None) -> pd.DataFrame:
-    """Measure the shape of each labelled object, and its intensity in each channel.
+def measure_objects(
+    stack: Stack,
+    labels: NDArray[Any],
+    texture: int = 0,
+    neighbours: float = 0.0,
+    context: Context | None = None,
+) -> pd.DataFrame:
+    """Measure each labelled object: its shape, its intensity in each channel; if asked for, texture and neighbours.
 
     Parameters
     ----------
@@ -28,6 +34,10 @@ def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None 
         One plane a channel, any integer or floating-point type.
     labels : ndarray of shape (Y, X) or (1, Y, X)
         Integers; 0 is background.
+    texture
+        Measure the texture, too, from pixels so far apart; 0 leaves it out.
+    neighbours
+        Count as neighbours the objects that come so near, in pixels from edge to edge; 1 is touching, 0 leaves it out.
     context
         Names the channels and the pixel size; without it channels are numbered from 0.
 
@@ -39,22 +49,31 @@ def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None 
         ``perimeter``, ``major_axis``, ``minor_axis`` in pixels; ``eccentricity``; ``orientation`` in radians; and for
         each channel ``mean_``, ``std_``, ``min_``, ``max_`` and ``sum_`` with the channel's name. Without objects the
         same columns, of the same types, and no rows.
+        With `texture` for each channel ``contrast_``, ``correlation_``, ``homogeneity_``, ``energy_`` and ``entropy_``.
+        With `neighbours` their number ``neighbours``, and ``nearest``: the distance in pixels from centroid to centroid
+        of the nearest other object, NaN where there is none.
 
     Raises
     ------
     UsageError
-        If a pixel is NaN or infinite, or the labels do not fit the stack.
+        If a pixel is NaN or infinite, the labels do not fit the stack, or a parameter does not fit.
 
     Notes
     -----
-    Defined as `skimage.measure.regionprops` defines them (perimeter of Benkrid and Crookes, 2000), with the population
-    standard deviation. Computed in one pass over the pixels; sums in float64.
+    Texture is Haralick's (1973), as `skimage.feature.graycoprops` computes it from the pairs of pixels within an object
+    (entropy with the natural logarithm), in 32 grey levels between the object's least and greatest intensity: so it
+    does not depend on brightness or contrast. It is the mean over four directions; a pair counts both ways.
+
+    All else is defined as `skimage.measure.regionprops` defines it (perimeter of Benkrid and Crookes, 2000), with the
+    population standard deviation. Computed in one pass over the pixels; sums in float64.
     """
     import pandas as pd
 
     from openhcs_jupyter.functions import _kernels
 
     check_stack(stack, "measure_objects")
+    check_range("measure_objects", "texture", texture, 0, 1000)
+    check_range("measure_objects", "neighbours", neighbours, 0, 1000)
     plane, names = label_plane(labels, stack.shape[1:], "measure_objects")
     present, counted, shapes = _kernels.measure_shapes(plane)
     pixel = context.pixel_size_um if context else None
@@ -71,6 +90,16 @@ def measure_objects(stack: Stack, labels: NDArray[Any], context: Context | None 
     for channel, image in zip(channel_names(context, len(stack)), stack, strict=True):
         values = _kernels.measure_intensity(image, plane, present)
         columns |= {f"{what}_{channel}": row for what, row in zip(_INTENSITY, values, strict=True)}
+        if texture:
+            from openhcs_jupyter.functions import _texture
+
+            found = _texture.measure_texture(image, plane, present, counted[:, 1:], values[2:4].T, int(texture))
+            columns |= {f"{what}_{channel}": row for what, row in zip(_texture.FEATURES, found, strict=True)}
+    if neighbours:
+        from openhcs_jupyter.functions import _neighbours
+
+        columns["neighbours"] = _neighbours.count_neighbours(plane, present, counted[:, 1:], neighbours)
+        columns["nearest"] = _neighbours.nearest(shapes[:, 0], shapes[:, 1])
     return pd.DataFrame(columns)
 
 

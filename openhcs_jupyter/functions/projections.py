@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, cast, check_stack, kind_of, namespace, to_type
 from openhcs_jupyter.pipeline.contracts import EVERY, image
 
@@ -94,3 +95,30 @@ def sum_projection(stack: Stack) -> Stack:
     small = stack.dtype in (xp.uint8, xp.uint16)
     total: Stack = xp.sum(stack, axis=0, keepdims=True, dtype=xp.uint32 if small else None)
     return total
+
+
+@image(depth="one", dtype="same", need=1.0)
+def side_projection(stack: Stack, along: Literal["y", "x"] = "y") -> Stack:
+    """Look at a stack from its side: the brightest value along y or x.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (N, Y, X)
+        Any integer or floating-point type.
+    along
+        ``"y"`` makes rows of the planes and keeps x; ``"x"`` keeps y.
+
+    Returns
+    -------
+    ndarray of shape (1, N, X) or (1, N, Y), type of the stack
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, or `along` does not fit.
+    """
+    check_stack(stack, "side_projection")
+    if along not in ("y", "x"):
+        raise UsageError(f"side_projection: along is {along!r}", 'It is "y" or "x".')
+    plane: Stack = stack.max(axis=1 if along == "y" else 2)
+    return plane[None]

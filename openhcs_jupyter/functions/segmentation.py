@@ -157,9 +157,9 @@ def segment_nuclei(
     for plane, out in zip(stack, labels, strict=True):
         mask = _foreground(plane, sigma, method, min_contrast)
         if mask is not None:
-            _fill_holes(mask)
+            fill_holes(mask)
             _divide(mask, out, min_area, seed_distance)
-            _number(out, min_area, max_area)
+            number_objects(out, min_area, max_area)
     return stack, labels
 
 
@@ -190,7 +190,7 @@ def _stands_out(values: Stack, weights: Stack, bright: NDArray[np.bool_], min_co
     return bool(foreground - background >= min_contrast * spread)
 
 
-def _fill_holes(mask: NDArray[np.uint8]) -> None:
+def fill_holes(mask: NDArray[np.uint8]) -> None:
     """Set what 4-connected background does not join to the plane's border, in place."""
     import cv2
 
@@ -230,7 +230,7 @@ def _watershed(ridge: NDArray[np.float32], seeds: NDArray[np.int32], mask: NDArr
     return parts
 
 
-def _number(labels: NDArray[np.int32], min_area: float, max_area: float | None) -> None:
+def number_objects(labels: NDArray[np.int32], min_area: float, max_area: float | None) -> None:
     """Drop labels by area and number the others from 1 in raster order, in place."""
     from openhcs_jupyter.functions import _kernels
 

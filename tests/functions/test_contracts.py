@@ -22,6 +22,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "crop": {"y": 0, "x": 0, "height": 128, "width": 128},
     "normalize_with": {"limits": pd.DataFrame({"low": [10.0], "high": [100.0]})},
     "stitch": {"positions": pd.DataFrame({"y": [0, 0], "x": [0, 0]})},
+    "mask_with": {"labels": np.ones((128, 128), np.int32)},
+    "bin_pixels": {"factor": 1},
     "segment_cells": {"nuclei": (disks([(30, 30)]) > 1000).astype(np.int32)},
     "subtract_channel": {"channel": 0},
 }
@@ -46,6 +48,9 @@ def test_image_functions_return_what_they_declare_and_leave_their_input(
     out = function(stack, **ARGUMENTS.get(function.__name__, {}))
     out = out[0] if isinstance(out, tuple) else out
     contract = contract_of(function)
+    if function.__name__ == "side_projection":
+        assert out.shape == (1, 2, 128)
+        return
     assert out.shape == ((1,) if contract.depth == "one" else (2,)) + stack.shape[1:]
     if contract.dtype is not None:
         assert out.dtype == (stack.dtype if contract.dtype == "same" else np.dtype(contract.dtype))

@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions import count_objects, measure_objects, well_medians
+from openhcs_jupyter.functions import count_objects, measure_objects, well_medians, well_summary
 from openhcs_jupyter.pipeline import Context
 from tests.functions.images import quick, read_only
 
+FEATURES = ("contrast", "correlation", "homogeneity", "energy", "entropy")
 HERE = Context(
     plate="P",
     well="A01",
@@ -67,14 +70,14 @@ def expect_as_regionprops(table: pd.DataFrame, labels: NDArray[Any], stack: NDAr
 def test_objects_are_measured_as_by_scikit_image(dtype: str) -> None:
     labels = blobs()
     stack = read_only(np.random.default_rng(1).uniform(0, 250, (2, *labels.shape)).astype(dtype))
-    expect_as_regionprops(measure_objects(stack, read_only(labels), HERE), labels, stack)
+    expect_as_regionprops(measure_objects(stack, read_only(labels), context=HERE), labels, stack)
 
 
 @quick
 @given(hnp.arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.integers(0, 3)))
 def test_any_labels_are_measured_as_by_scikit_image(labels: NDArray[np.int32]) -> None:
     stack = np.random.default_rng(1).integers(0, 65535, (2, *labels.shape)).astype(np.uint16)
-    table = measure_objects(stack, labels, HERE)
+    table = measure_objects(stack, labels, context=HERE)
     counts = np.bincount(labels.ravel(), minlength=4)[1:]
     assert list(table["area"]) == [count for count in counts if count]
     if labels.any() and counts.max() > 0:
@@ -93,15 +96,18 @@ def test_labels_may_be_large_and_have_gaps() -> None:
 def test_a_known_pixel_size_gives_square_micrometres() -> None:
     labels = blobs()
     stack = np.ones((2, *labels.shape), np.uint16)
-    table = measure_objects(stack, labels, HERE)
+    table = measure_objects(stack, labels, context=HERE)
     np.testing.assert_allclose(table["area_um2"], table["area"] * 0.25)
-    assert "area_um2" not in measure_objects(stack, labels, HERE._replace(pixel_size_um=None))
+    assert "area_um2" not in measure_objects(stack, labels, context=HERE._replace(pixel_size_um=None))
 
 
 def test_without_objects_the_columns_and_types_are_the_same() -> None:
     labels = blobs()
     stack = np.ones((2, *labels.shape), np.uint16)
-    some, none = measure_objects(stack, labels, HERE), measure_objects(stack, np.zeros_like(labels), HERE)
+    some, none = (
+        measure_objects(stack, labels, context=HERE),
+        measure_objects(stack, np.zeros_like(labels), context=HERE),
+    )
     assert len(none) == 0
     pd.testing.assert_series_equal(some.dtypes, none.dtypes)
 
@@ -173,3 +179,79 @@ def test_objects_are_counted(labels: NDArray[np.uint8]) -> None:
 def test_labels_of_another_size_are_not_counted() -> None:
     with pytest.raises(UsageError, match="count_objects: labels have the shape"):
         count_objects(np.ones((1, 4, 4), np.uint16), np.ones((3, 3), np.int32))
+
+
+def expected_texture(plane: NDArray[Any], mask: NDArray[np.bool_], distance: int) -> dict[str, float]:
+    """What scikit-image finds of the pairs within an object, in 32 levels between its least and greatest value."""
+    values = plane[mask].astype(np.float64)
+    low, high = values.min(), values.max()
+    levels = np.floor((plane - low) * 32 / (high - low)).clip(0, 31).astype(int) + 1
+    angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
+    pairs = graycomatrix(np.where(mask, levels, 0).astype(np.uint8), [distance], angles, 33, symmetric=True)
+    pairs = pairs[1:, 1:].astype(np.float64)
+    pairs /= pairs.sum(axis=(0, 1))
+    return {what: graycoprops(pairs, what).mean() for what in FEATURES}
+
+
+@pytest.mark.parametrize("distance", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_texture_is_that_of_scikit_image_within_each_object(distance: int, dtype: str) -> None:
+    labels = np.zeros((60, 70), np.int32)
+    y, x = np.indices(labels.shape)
+    for number, (cy, cx, radius) in enumerate([(15, 15, 12), (30, 50, 14), (48, 12, 9)], 1):
+        labels[np.hypot(y - cy, x - cx) < radius] = number
+    rng = np.random.default_rng(3)
+    plane = (100 + 60 * np.sin(x / 3) * np.cos(y / 5) + rng.normal(0, 15, labels.shape)).clip(0, 250).astype(dtype)
+    table = measure_objects(read_only(plane[None]), labels, texture=distance).set_index("label")
+    for number in (1, 2, 3):
+        for what, value in expected_texture(plane, labels == number, distance).items():
+            assert table.loc[number, f"{what}_0"] == pytest.approx(value, rel=1e-3)
+
+
+def test_texture_does_not_depend_on_brightness_and_of_one_pixel_is_not_defined() -> None:
+    labels = blobs()
+    labels[:] = np.where(labels > 0, labels, 0)
+    plane = np.random.default_rng(2).uniform(0, 100, labels.shape)
+    one, other = (measure_objects(stack[None], labels, texture=1) for stack in (plane, 40 * plane + 1000))
+    for what in FEATURES:
+        np.testing.assert_allclose(one[f"{what}_0"], other[f"{what}_0"], rtol=1e-6)
+    single = np.zeros((5, 5), np.int32)
+    single[2, 2] = 1
+    assert measure_objects(np.ones((1, 5, 5)), single, texture=1)["contrast_0"].isna().all()
+
+
+@quick
+@given(
+    hnp.arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)),
+    st.sampled_from([1.0, 1.5, 2.0, 3.7]),
+)
+def test_neighbours_are_those_within_reach(labels: NDArray[np.int32], reach: float) -> None:
+    table = measure_objects(np.ones((1, *labels.shape)), read_only(labels), neighbours=reach).set_index("label")
+    for number in np.unique(labels[labels > 0]):
+        distance = ndimage.distance_transform_edt(labels != number)
+        others = set(np.unique(labels[distance <= reach])) - {0, number}
+        assert table.loc[number, "neighbours"] == len(others)
+
+
+def test_the_nearest_other_object_is_told() -> None:
+    labels = np.zeros((30, 30), np.int32)
+    labels[2, 2], labels[2, 12], labels[2, 15] = 1, 2, 3
+    table = measure_objects(np.ones((1, 30, 30)), labels, neighbours=5)
+    assert table["nearest"].tolist() == [10, 3, 3]
+    assert table["neighbours"].tolist() == [0, 1, 1]
+    alone = measure_objects(np.ones((1, 30, 30)), (labels == 1).astype(np.int32), neighbours=5)
+    assert alone["nearest"].isna().all()
+
+
+def test_wells_get_the_statistics_that_are_asked_for() -> None:
+    wells = well_summary(objects(), ["mean", "std", "q75", "sum"])
+    groups = objects().groupby("well")["area"]
+    assert wells["objects"].tolist() == [3, 2]
+    np.testing.assert_allclose(wells["area_mean"], groups.mean())
+    np.testing.assert_allclose(wells["area_std"], groups.std())
+    np.testing.assert_allclose(wells["area_q75"], groups.quantile(0.75))
+    np.testing.assert_allclose(wells["mean_GFP_sum"], [9, 6])
+    empty = well_summary(objects().iloc[:0], context=HERE)
+    assert empty.loc[0, ["well", "objects"]].tolist() == ["A01", 0]
+    with pytest.raises(UsageError, match="statistics is"):
+        well_summary(objects(), ["mode"])

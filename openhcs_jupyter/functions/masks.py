@@ -1,0 +1,93 @@
+"""Masks and labels: objects made of masks, planes cut out by labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, label_planes
+from openhcs_jupyter.functions.segmentation import fill_holes, number_objects
+from openhcs_jupyter.pipeline.contracts import image
+
+
+@image(depth="same", dtype="same", need=10.0)
+def label_objects(
+    stack: Stack, min_area: float = 0.0, max_area: float | None = None, fill: bool = False
+) -> tuple[Stack, NDArray[np.int32]]:
+    """Give a number to each object of a mask: to what is not 0 and holds together.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (N, Y, X)
+        As `threshold` and `adaptive_threshold` make it; pixels that are not 0 belong to objects.
+    min_area
+        Objects smaller than this, in pixels, are left out.
+    max_area
+        Objects larger than this, in pixels, are left out; None keeps them.
+    fill
+        Fill holes.
+
+    Returns
+    -------
+    stack : ndarray of shape (N, Y, X)
+        The stack as it came.
+    labels : ndarray of shape (N, Y, X), int32
+        0 is background. In each plane objects are numbered from 1 in the order in which rows meet them.
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, or a parameter does not fit.
+
+    Notes
+    -----
+    Pixels that meet at a corner hold together, as `skimage.measure.label` has it by default.
+    """
+    import cv2
+
+    check_stack(stack, "label_objects")
+    check_range("label_objects", "min_area", min_area, 0)
+    if max_area is not None:
+        check_range("label_objects", "max_area", max_area, min_area)
+    labels = np.empty(stack.shape, dtype=np.int32)
+    for plane, out in zip(stack, labels, strict=True):
+        mask = (plane != 0).astype(np.uint8)
+        if fill:
+            fill_holes(mask)
+        out[...] = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)[1]
+        number_objects(out, min_area, max_area)
+    return stack, labels
+
+
+@image(depth="same", dtype="same", need=2.0)
+def mask_with(stack: Stack, labels: NDArray[Any], outside: float = 0.0, invert: bool = False) -> Stack:
+    """Keep the pixels within objects and set all others to one value.
+
+    Parameters
+    ----------
+    stack : ndarray of shape (N, Y, X)
+        Any integer or floating-point type.
+    labels : ndarray of shape (N, Y, X), (1, Y, X) or (Y, X)
+        Integers or a mask; 0 is background. One plane serves all planes of the stack.
+    outside
+        The value of pixels that are not kept.
+    invert
+        Keep the background and not the objects.
+
+    Returns
+    -------
+    ndarray of shape (N, Y, X), type of the stack
+
+    Raises
+    ------
+    UsageError
+        If a pixel is NaN or infinite, the labels do not fit the stack, or `outside` does not fit its type.
+    """
+    check_stack(stack, "mask_with")
+    if stack.dtype.kind in "iu":
+        limits = np.iinfo(stack.dtype)
+        check_range("mask_with", "outside", outside, int(limits.min), int(limits.max))
+    kept = label_planes(labels, stack.shape, "mask_with", "labels") != 0
+    return np.where(kept != invert, stack, stack.dtype.type(outside))
