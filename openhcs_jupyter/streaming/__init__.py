@@ -8,14 +8,30 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from openhcs_jupyter.streaming.folder import FolderSource
+    from openhcs_jupyter.streaming.listening import ListeningSource
+    from openhcs_jupyter.streaming.remote import RemoteSource
+    from openhcs_jupyter.streaming.server import StreamServer
     from openhcs_jupyter.streaming.source import Plane, PlaneRequest, Priority, Source, TableRequest
 
-__all__ = ["FolderSource", "Plane", "PlaneRequest", "Priority", "Source", "TableRequest"]
+__all__ = [
+    "FolderSource",
+    "ListeningSource",
+    "Plane",
+    "PlaneRequest",
+    "Priority",
+    "RemoteSource",
+    "Source",
+    "StreamServer",
+    "TableRequest",
+]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "folder": ["FolderSource"],
+        "listening": ["ListeningSource"],
+        "remote": ["RemoteSource"],
+        "server": ["StreamServer"],
         "source": ["Plane", "PlaneRequest", "Priority", "Source", "TableRequest"],
     },
 )

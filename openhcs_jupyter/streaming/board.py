@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -40,25 +41,40 @@ class Board:
     """Announcements and who listens to them. Used by several threads."""
 
     def __init__(self) -> None:
-        self._latest: dict[Key, AnyAnnouncement] = {}
+        self._latest: dict[Key, tuple[int, AnyAnnouncement]] = {}
+        self._number = 0
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()  # a listener may subscribe another one
 
-    def post(self, announcement: AnyAnnouncement) -> None:
-        """Keep an announcement and tell everybody."""
+    @property
+    def number(self) -> int:
+        """How many announcements there have been."""
+        return self._number
+
+    def post(self, announcement: AnyAnnouncement) -> int:
+        """Keep an announcement and tell everybody; returns its number, counted from 1."""
         with self._lock:
             if isinstance(announcement, RunAnnounced):
                 self._forget(announcement.view.id)
             key = key_of(announcement)
             self._latest.pop(key, None)
-            self._latest[key] = announcement
+            self._number += 1
+            self._latest[key] = (self._number, announcement)
             for listener in self._listeners:
                 listener(announcement)
+            return self._number
+
+    def since(self, number: int, most: int) -> tuple[list[AnyAnnouncement], int]:
+        """Return at most so many announcements after a number that are still kept, and up to which number that is."""
+        with self._lock:
+            later = ((n, announcement) for n, announcement in self._latest.values() if n > number)
+            found = list(itertools.islice(later, most))
+            return [announcement for _, announcement in found], found[-1][0] if len(found) == most else self._number
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell a listener everything that is kept, then everything new; returns what ends it."""
         with self._lock:
-            for announcement in list(self._latest.values()):
+            for _, announcement in list(self._latest.values()):
                 listener(announcement)
             self._listeners.append(listener)
 
@@ -67,11 +83,6 @@ class Board:
                 self._listeners.remove(listener)
 
         return end
-
-    def snapshot(self) -> list[AnyAnnouncement]:
-        """Return everything that is kept, in order."""
-        with self._lock:
-            return list(self._latest.values())
 
     def stack(self, run: str, layer: int, well: int, field: int) -> StackReady:
         """Return what was last said about a stack.
@@ -115,7 +126,8 @@ class Board:
     def latest(self, key: Key) -> AnyAnnouncement | None:
         """Return what was last said about something."""
         with self._lock:
-            return self._latest.get(key)
+            found = self._latest.get(key)
+            return found[1] if found is not None else None
 
     def _forget(self, run: str) -> None:
         for key in [key for key in self._latest if len(key) > 1 and key[1] == run]:

@@ -58,6 +58,11 @@ class Follower:
         self._begin()
         self._journal = JournalReader(self._folder.journal)
 
+    @property
+    def status(self) -> RunStatus:
+        """How the run stood when it was last looked at."""
+        return self._status
+
     def announcements(self) -> Iterator[AnyAnnouncement]:
         """Give what has happened since the last call; at the first one, everything.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import Any
 
 import numpy as np
 
+from openhcs_jupyter.engine import Run
 from openhcs_jupyter.model import RunStatus
 from openhcs_jupyter.streaming import PlaneRequest, Source
 from openhcs_jupyter.streaming.layers import (
@@ -71,3 +73,40 @@ class Heard:
         plane = self.source.fetch(request).result(60)
         assert plane.version == ready.version
         return plane.array
+
+
+class Truth:
+    """What a run's files hold, by way of the run itself."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def check(self, heard: Heard) -> None:
+        """Fetch every plane that was announced, all at once, and compare each with the run's own by hash."""
+        view = heard.view(self.run.id)
+        wanted = []
+        for ready in heard.stacks(self.run.id).values():
+            for t in range(ready.size_t):
+                for z in range(ready.size_z):
+                    request = PlaneRequest(
+                        run=ready.run, layer=ready.layer, well=ready.well, field=ready.field, t=t, z=z
+                    )
+                    wanted.append((request, ready, heard.source.fetch(request)))
+        assert wanted
+        for request, ready, future in wanted:
+            plane = future.result(60)
+            assert plane.version == ready.version
+            assert digest(plane.array) == digest(self.plane(view, request)), request
+
+    def plane(self, view: RunView, request: PlaneRequest) -> np.ndarray:
+        layer = view.layers[request.layer]
+        place = {"well": view.wells[request.well].name, "field": view.fields[request.field]}
+        if layer.kind == "labels":
+            return self.run.labels(layer.result, **place)[request.t, 0, request.z]
+        spec = next(spec for spec in self.run.plan.results if (spec.kind, spec.name) == ("image", layer.result))
+        return self.run.image(layer.result, **place)[request.t, spec.channels.index(layer.channel), request.z]
+
+
+def digest(array: np.ndarray) -> str:
+    head = f"{array.dtype.name} {array.shape}".encode()
+    return hashlib.blake2b(head + np.ascontiguousarray(array).tobytes()).hexdigest()
