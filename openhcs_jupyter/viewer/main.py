@@ -1,0 +1,68 @@
+"""Opens a window of its own: ``openhcs-jupyter viewer``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from openhcs_jupyter.errors import StreamError, UsageError
+from openhcs_jupyter.streaming import FolderSource, Source
+
+_CLOSING_S = 5.0
+
+
+def main(argument: str | Path | Source) -> int:
+    """Show runs in a window; returns when it is closed.
+
+    Parameters
+    ----------
+    argument
+        A run's folder, a connection file, or a source.
+
+    Returns
+    -------
+    int
+        Exit code, 0.
+
+    Raises
+    ------
+    UsageError
+        If napari is not installed, or there is no screen.
+    StreamError
+        If the argument is neither a run's folder nor a connection file.
+    """
+    if find_spec("napari") is None:
+        raise UsageError("The viewer needs napari.", "Install it: pip install 'openhcs-jupyter[viewer]'.")
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UsageError(
+            "There is no screen to open a window on.",
+            "Run the viewer where you sit; %openhcs view prints the line to paste there.",
+        )
+    source = argument if isinstance(argument, Source) else open_source(argument)
+    import napari
+
+    from openhcs_jupyter.viewer.controller import ViewerSession
+
+    viewer = napari.Viewer(title="OpenHCS")
+    session = ViewerSession.of(viewer)
+    session.add(source)
+    napari.run()
+    session.close()
+    session.wait_closed(_CLOSING_S)
+    return 0
+
+
+def open_source(argument: str | Path) -> Source:
+    """Return the source that a run's folder or a connection file stands for.
+
+    Raises
+    ------
+    StreamError
+        If it is neither.
+    """
+    path = Path(argument).expanduser()
+    if (path / "run.json").is_file():
+        return FolderSource(path)
+    raise StreamError(f"{path} is neither a run's folder nor a connection file.", "See openhcs-jupyter runs.")

@@ -1,0 +1,47 @@
+"""What napari finds through ``napari.yaml``: a reader for run folders and connection files, and the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.viewer.main import open_source
+
+if TYPE_CHECKING:
+    import napari
+    from qtpy.QtWidgets import QWidget
+
+Nothing = list[tuple[None]]
+"""What a reader returns that has put its layers into the window itself."""
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], Nothing] | None:
+    """Return the reader of a run's folder or a connection file; None where `path` is neither."""
+    paths = [path] if isinstance(path, str) else list(path)
+    try:
+        for one in paths:
+            open_source(one)
+    except OpenHCSError:
+        return None
+    return _read if paths else None
+
+
+def panel(napari_viewer: napari.Viewer) -> QWidget:
+    """Return the panel of a window; where no run is open yet it offers to open one."""
+    from openhcs_jupyter.viewer.controller import ViewerSession
+
+    return ViewerSession.of(napari_viewer, docked=True).panel
+
+
+def _read(path: str | Sequence[str]) -> Nothing:
+    import napari
+
+    from openhcs_jupyter.viewer.controller import ViewerSession
+
+    viewer: Any = napari.current_viewer()
+    session = ViewerSession.of(viewer)
+    for one in [path] if isinstance(path, str) else path:
+        session.add(open_source(Path(one)))
+    return [(None,)]
