@@ -45,12 +45,18 @@ demo: kernelspec ## Execute the quickstart notebook on a synthetic plate
 	@echo "Notebook: $(CURDIR)/$(OUTPUT)/01_quickstart.html"
 	@grep -o 'Results: /[^<]*' $(OUTPUT)/01_quickstart.html
 
-# Without a browser the tests in JupyterLab are skipped; all others need nothing from the system.
+# What a window under Xvfb needs.
+WINDOW_PACKAGES := xvfb libgl1-mesa-dri libegl1 libgl1 libglx-mesa0 libxcb-cursor0 libxkbcommon-x11-0 libxcb-icccm4 \
+    libxcb-keysyms1 libxcb-shape0 libxcb-xinerama0 libxcb-image0 libxcb-render-util0 libxcb-randr0 libdbus-1-3 libfontconfig1
+
+# Without a browser the tests in JupyterLab are skipped, without Xvfb those of the viewer's window.
 .PHONY: system-packages
 system-packages:
 	@missing=(); \
 	command -v chromium chromium-browser google-chrome >/dev/null || missing+=(chromium); \
 	{ command -v fc-list >/dev/null && fc-list | grep -q .; } || missing+=(fontconfig fonts-dejavu-core); \
+	{ command -v Xvfb && ldconfig -p | grep -q libxcb-cursor && ldconfig -p | grep -q libEGL; } >/dev/null \
+	    || missing+=($(WINDOW_PACKAGES)); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then as_root=(env); elif sudo -n true 2>/dev/null; then as_root=(sudo -n env); else as_root=(); fi; \
 	if [ $${#as_root[@]} -gt 0 ] && command -v apt-get >/dev/null; then \
@@ -58,7 +64,7 @@ system-packages:
 	    "$${as_root[@]}" apt-get update -qq && "$${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null && exit 0; \
 	fi; \
-	echo "The tests in JupyterLab are skipped. To run them too, install: $${missing[*]}" >&2
+	echo "Tests in JupyterLab or of windows are skipped. To run them too, install: $${missing[*]}" >&2
 
 # All checks are made even where one fails, and the tests run even where a check fails: one call shows everything.
 .PHONY: lint

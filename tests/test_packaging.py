@@ -73,6 +73,10 @@ def test_the_wheel_has_the_kernelspec_and_its_logos(wheel: Path) -> None:
     assert {f"openhcs_jupyter/kernel/kernelspec/{name}" for name in files} <= _names(wheel)
 
 
+def test_the_wheel_has_the_manifest_by_which_napari_finds_the_viewer(wheel: Path) -> None:
+    assert "openhcs_jupyter/viewer/napari.yaml" in _names(wheel)
+
+
 def test_the_wheel_has_nothing_but_the_package_and_its_metadata(wheel: Path) -> None:
     version = openhcs_jupyter.__version__
     assert {name.split("/")[0] for name in _names(wheel)} == {
@@ -102,7 +106,12 @@ def test_every_package_that_is_imported_is_declared(wheel: Path) -> None:
                 modules.add(node.module.partition(".")[0])
     modules -= {*sys.stdlib_module_names, "openhcs_jupyter"}
     requirements = [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
-    declared = {canonicalize_name(one.name) for one in requirements if one.marker is None}
+    extras = [{"extra": name} for name in ("", "viewer", "gpu")]
+    declared = {
+        canonicalize_name(one.name)
+        for one in requirements
+        if one.marker is None or any(one.marker.evaluate(extra) for extra in extras)
+    }
     providers = packages_distributions()
     undeclared = {
         module for module in modules if not declared & {canonicalize_name(name) for name in providers.get(module, ())}

@@ -60,7 +60,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """Display colour, ``RRGGBB`` in hexadecimal."""
     emission_nm: float | None = None
     over: int | None = None
-    """Index of the image layer over which labels or points lie."""
+    """Index of the image layer over which labels or points lie; of the labels layer whose objects a table describes."""
     pixel_size_um: float | None = None
     z_step_um: float | None = None
     dtype: str | None = None

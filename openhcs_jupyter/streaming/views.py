@@ -62,7 +62,7 @@ def _layers(plan: ExecutionPlan, plate: Plate, layout: Layout | None) -> tuple[L
                     channel=channel,
                     color=known.color if known and spec.kind == "image" else None,
                     emission_nm=known.emission_nm if known else None,
-                    over=_over(layers, spec, channel),
+                    over=_over(plan, layers, spec, channel),
                     pixel_size_um=layout.pixel_size_um if layout else None,
                     z_step_um=layout.z_step_um if layout else None,
                 )
@@ -82,7 +82,11 @@ def split_channels(plan: ExecutionPlan, spec: ResultSpec) -> Iterator[str | None
         yield spec.channels[0] if len(spec.channels) == 1 and spec.kind == "labels" else None
 
 
-def _over(layers: list[Layer], spec: ResultSpec, channel: str | None) -> int | None:
+def _over(plan: ExecutionPlan, layers: list[Layer], spec: ResultSpec, channel: str | None) -> int | None:
+    """Find the image over which labels or points lie, or the labels whose objects a table describes."""
+    if spec.kind == "table":
+        taken = {one.name for one in plan.steps[spec.step].inputs if one.kind == "labels"}
+        return next((layer.index for layer in layers if layer.kind == "labels" and layer.result in taken), None)
     below = [layer for layer in layers if layer.kind == "image" and layer.result == spec.over]
     same = [layer.index for layer in below if layer.channel == channel]
     return next(iter(same or [layer.index for layer in below]), None) if spec.over is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 
+from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.streaming.layers import (
     AnyAnnouncement,
     LayerKnown,
@@ -20,6 +22,7 @@ from openhcs_jupyter.streaming.layers import (
     TableReady,
 )
 from openhcs_jupyter.streaming.source import Priority, Source
+from openhcs_jupyter.viewer.main import open_source
 from openhcs_jupyter.viewer.models.feed import Feed
 from openhcs_jupyter.viewer.models.fetching import Wish
 from openhcs_jupyter.viewer.models.layout import Mode
@@ -79,17 +82,36 @@ class ViewerSession:
         self._timer.start()
 
     @classmethod
-    def of(cls, viewer: Any) -> ViewerSession:
-        """Return the session of a napari window; made, with its panel, where there is none yet."""
+    def of(cls, viewer: Any, *, dock: bool = True) -> ViewerSession:
+        """Return the session of a napari window; made where there is none yet.
+
+        Parameters
+        ----------
+        viewer
+            napari's.
+        dock
+            Dock its panel. Otherwise it is taken out of where it is, for whoever calls to dock it.
+        """
         session = _SESSIONS.get(id(viewer))
         if session is None:
             session = _SESSIONS[id(viewer)] = cls(viewer)
-            viewer.window.add_dock_widget(session.panel, name="OpenHCS", area="right")
+            if dock:
+                viewer.window.add_dock_widget(session.panel, name="OpenHCS", area="right")
+        elif not dock:
+            with contextlib.suppress(LookupError):
+                viewer.window.remove_dock_widget(session.panel)
         return session
 
     def add(self, source: Source) -> None:
         """Show the runs of a source, too; it is started here and closed with the window."""
         self.feeds.append(Feed(source, self.store))
+
+    def open(self, folder: str) -> None:
+        """Show the run of a folder; where it is none, the panel says so."""
+        try:
+            self.add(open_source(folder))
+        except OpenHCSError as error:
+            self.panel.show_link("refused", str(error))
 
     def go(self, well: str, field: int | None = None) -> None:
         """Go to a well, and to one of its fields by its number."""
@@ -110,13 +132,14 @@ class ViewerSession:
         self.window.choose(run)
         self._old = dict.fromkeys(self._old, True)
 
-    def follow(self, on: bool) -> None:  # noqa: FBT001
+    def follow(self, on: bool) -> None:
         """Go to each field as its results arrive, or stay."""
         self._follows = on
 
     def close(self) -> None:
         """End the session; what it holds of the network ends in the background."""
-        self._timer.stop()
+        with contextlib.suppress(RuntimeError):  # Qt may have deleted it with the window
+            self._timer.stop()
         _SESSIONS.pop(id(self.window.viewer), None)
         self._closing += [feed.close() for feed in self.feeds]
         self.feeds = []
@@ -154,7 +177,8 @@ class ViewerSession:
         panel.run_chosen.connect(self.choose)
         panel.follow_changed.connect(self.follow)
         self.window.viewer.dims.events.point.connect(self._slid)
-        panel.destroyed.connect(lambda *_: self.close())
+        panel.folder_chosen.connect(self.open)
+        panel.destroyed.connect(self.close)
 
     def _slid(self) -> None:
         self.window.follow_sliders()
@@ -279,7 +303,7 @@ class ViewerSession:
         """Give labels the rows of the tables made of them, and points their places."""
         self._old["objects"] = False
         position = self.window.position
-        for (name, index), shown in self.window.pixels.items():
+        for (name, _), shown in self.window.pixels.items():
             if isinstance(shown, LabelsView) and shown.layer.visible:
                 run = self.runs[name]
                 shown.set_features(feature_frame(run, shown.scene, position, self._feed_of[name].rows.get))
@@ -295,7 +319,9 @@ class ViewerSession:
         if self.feeds:
             worst = max(self.feeds, key=lambda feed: feed.link not in ("local", "connected"))
             panel.show_link(worst.link, worst.detail)
-        panel.show_runs([(run.view.id, f"{run.view.name} · {run.view.plate}") for run in self.runs.values()], self.chosen)
+        panel.show_runs(
+            [(run.view.id, f"{run.view.name} · {run.view.plate}") for run in self.runs.values()], self.chosen
+        )
         run = self.runs.get(self.chosen or "")
         if run is None:
             return

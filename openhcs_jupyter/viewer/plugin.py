@@ -32,7 +32,7 @@ def panel(napari_viewer: napari.Viewer) -> QWidget:
     """Return the panel of a window; where no run is open yet it offers to open one."""
     from openhcs_jupyter.viewer.controller import ViewerSession
 
-    return ViewerSession.of(napari_viewer, docked=True).panel
+    return ViewerSession.of(napari_viewer, dock=False).panel
 
 
 def _read(path: str | Sequence[str]) -> Nothing:

@@ -152,9 +152,7 @@ class Window:
     def looks(self) -> tuple[Look, ...]:
         """Say what each visible layer shows."""
         position = self.position
-        return tuple(
-            Look(ref, *shown.region(), position) for ref, shown in self.pixels.items() if shown.layer.visible
-        )
+        return tuple(Look(ref, *shown.region(), position) for ref, shown in self.pixels.items() if shown.layer.visible)
 
     def planes(self, look: Look) -> list[PlaneKey]:
         """List the planes of which a layer shows something."""

@@ -36,7 +36,7 @@ def channel_colours(layers: Sequence[Layer]) -> list[str]:
     given: list[str] = []
     for colour in wanted:
         if colour is None or (colour in given and free):
-            colour = free.pop(0) if free else _GREY  # noqa: PLW2901
+            colour = free.pop(0) if free else _GREY
         given.append(colour)
     return given
 

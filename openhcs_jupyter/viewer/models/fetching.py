@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -166,5 +166,3 @@ class Fetcher:
             self._flying.pop(place, None)
             self._wishes.pop(place, None)
         self._pump()
-
-

@@ -60,7 +60,8 @@ def point_frame(run: RunModel, layer: Layer, tiles: Sequence[Tile], position: Po
         tile = offsets[key.well, key.field]
         part = frame.assign(y=frame["y"] + tile.y, x=frame["x"] + tile.x)
         for axis, at in (("t", position.t), ("z", position.z)):
-            if axis in part and part[axis].nunique() > 1:
+            # Points of a projection carry one z, and are shown at every slice.
+            if axis in part and len(part) and part[axis].min() < part[axis].max():
                 part = part[part[axis].round() == at]
         parts.append(part)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"y": [], "x": []})

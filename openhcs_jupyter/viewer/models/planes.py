@@ -147,4 +147,5 @@ def _means(array: Pixels, step: int) -> Pixels:
     if array.shape != (height * step, width * step):
         pad = (0, height * step - array.shape[0], 0, width * step - array.shape[1])
         array = cv2.copyMakeBorder(array, *pad, cv2.BORDER_REPLICATE)
-    return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+    means: Pixels = cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+    return means

@@ -107,7 +107,8 @@ class Scene:
         """Return labels as they are shown in a mosaic."""
         if not self._raises:
             return array
-        return np.where(array > 0, array.astype(np.int32) + field * FIELD_STRIDE, 0).astype(np.int32)
+        labels = array.astype(np.int32)
+        return np.where(labels > 0, labels + field * FIELD_STRIDE, 0)
 
     def label_of(self, label: int, field: int) -> int:
         """Return the number under which an object of a field is shown."""

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from openhcs_jupyter.model import RunStatus
 from openhcs_jupyter.streaming.layers import Link
 from openhcs_jupyter.viewer.models.layout import Mode
+from openhcs_jupyter.viewer.models.runs import WellState
 from openhcs_jupyter.viewer.views.plate_map import COLOURS, PlateMap, WellLook
 
 _LINKS: dict[Link, tuple[str, str]] = {
@@ -198,7 +199,8 @@ def _text() -> QLabel:
 
 
 def _legend() -> QLabel:
-    words = (("waiting", "waiting"), ("working", "in part"), ("done", "done"), ("failed", "failed"))
-    label = QLabel("&nbsp;&nbsp; ".join(f'<span style="color:{COLOURS[state]}">●</span> {text}' for state, text in words))
+    words: dict[WellState, str] = {"waiting": "waiting", "working": "in part", "done": "done", "failed": "failed"}
+    dots = (f'<span style="color:{COLOURS[state]}">●</span> {text}' for state, text in words.items())
+    label = QLabel("&nbsp;&nbsp; ".join(dots))
     label.setTextFormat(Qt.TextFormat.RichText)
     return label
