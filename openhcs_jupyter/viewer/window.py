@@ -104,10 +104,13 @@ class Window:
         if self.viewer.dims.ndim < len(AXIS_LABELS):
             return
         first = self.viewer.dims.ndim - len(AXIS_LABELS)
+        at = {}
         if self.mode != "plate" and self.well is not None:
-            self.viewer.dims.set_point(first + _WELL, self.axes.wells.index(self.well))
+            at[first + _WELL] = self.axes.wells.index(self.well)
         if self.mode == "field" and self.field is not None:
-            self.viewer.dims.set_point(first + _FIELD, self.axes.fields.index(self.field))
+            at[first + _FIELD] = self.axes.fields.index(self.field)
+        if at:  # in one call: each is followed by `follow_sliders`
+            self.viewer.dims.set_point(list(at), list(at.values()))
 
     def centre(self, well: str) -> None:
         """Bring a well of the plate into the middle of the window."""

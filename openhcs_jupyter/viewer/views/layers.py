@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _UNITS = ("pixel", "pixel", "pixel", "um", "um", "um")
 _LABEL_OPACITY = 0.8
-_LABEL_OUTLINE = 1
+_LABEL_OUTLINE = 2
 """Outlines, so that the image below is seen."""
 _POINT_UM = 3.0
 
