@@ -118,11 +118,6 @@ class Run:
         """Ids of the units that are being computed; none where another process conducts the run."""
         return self._conductor.running if self._conductor else ()
 
-    @property
-    def is_conducted_here(self) -> bool:
-        """Whether this process conducts the run, and can cancel it."""
-        return self._conductor is not None
-
     def events(self, *, follow: bool = True) -> Iterator[AnyEvent]:
         """Iterate over what has happened since the run was first started.
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from openhcs_jupyter.repository import Repository
 
 STEPS = "pipeline_steps"
+SELECTED = "selected"
+"""Stands for the wells that are selected in the plate view."""
 _SHOWN = 5
 CONFIG = "pipeline_config"
 """What OpenHCS's documents call the settings that all of their steps have in common."""
@@ -136,7 +138,7 @@ def selection_of(options: RunOptions, plate: Plate) -> Selection:
     from openhcs_jupyter.compiler import Selection
 
     channels = parse_channels(options.channels) if options.channels else None
-    wells = parse_wells(options.wells, plate) if options.wells else None
+    wells = _wells(options.wells, plate) if options.wells else None
     fields = parse_fields(options.fields) if options.fields else None
     if options.preview is not None:
         wells = parse_wells(options.preview, plate)
@@ -213,6 +215,14 @@ def _require_unchanged(plan: ExecutionPlan) -> None:
             + more,
             "Put them back, or import the plate's folder again; what the old files gave is not used again.",
         )
+
+
+def _wells(text: str, plate: Plate) -> tuple[str, ...]:
+    if text == SELECTED:
+        from openhcs_jupyter.widgets.session import session
+
+        return session.selected(plate)
+    return parse_wells(text, plate)
 
 
 def _save(options: RunOptions, settings: Settings) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 def standard_names() -> dict[str, Any]:
     """Return what every pipeline may use without importing it: steps, outputs, decorators, standard functions."""
-    from openhcs_jupyter import functions, pipeline
+    from openhcs_jupyter import functions, pipeline, widgets
 
     words = (
         "Step",
@@ -22,4 +22,5 @@ def standard_names() -> dict[str, Any]:
         "table",
     )
     names = {word: getattr(pipeline, word) for word in words}
-    return names | {name: getattr(functions, name) for name in functions.__all__}
+    names |= {name: getattr(functions, name) for name in functions.__all__}
+    return names | {name: getattr(widgets, name) for name in ("plate_view",)}

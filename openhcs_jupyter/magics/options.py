@@ -119,7 +119,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
     """
     what = parser.add_argument_group("what is run")
     what.add_argument("--plate", metavar="ID", help="id or name of the plate; left out, the chosen or only one")
-    what.add_argument("--wells", metavar="WELLS", help="A01,B02  A01:B12 (a block)  row:A  col:01-06; left out, all")
+    what.add_argument(
+        "--wells",
+        metavar="WELLS",
+        help="A01,B02  A01:B12 (a block)  row:A  col:01-06  selected (in plate_view); left out, all",
+    )
     what.add_argument("--fields", metavar="FIELDS", help="1,2 or 1-4; left out, all")
     what.add_argument("--channels", metavar="NAMES", help="names with commas between; left out, all")
     what.add_argument(

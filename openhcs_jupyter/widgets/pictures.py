@@ -20,6 +20,9 @@ else:
 Tint = tuple[int, int, int]
 GREY: Tint = (255, 255, 255)
 OUTLINE: Tint = (255, 150, 0)
+"""Over grey."""
+OUTLINE_OF_COLORS: Tint = (255, 0, 160)
+"""Over the colours of channels."""
 # Told apart with every kind of colour vision; for channels that the plate gives no colour.
 _COLORS: tuple[Tint, ...] = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
 _PERCENTILES = (1, 99.8)
@@ -75,12 +78,24 @@ def colored(layers: Sequence[Layer]) -> NDArray[np.uint8]:
     return clipped
 
 
+def grown(picture: NDArray[np.generic], side: int, *, nearest: bool = False) -> NDArray[np.generic]:
+    """Enlarge a picture or labels so that the longest side has `side` pixels; larger ones are left alone."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale <= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    large: NDArray[np.generic] = cv2.resize(picture, size, interpolation=how)
+    return large
+
+
 def outlined(picture: NDArray[np.uint8], labels: NDArray[np.generic], tint: Tint = OUTLINE) -> NDArray[np.uint8]:
     """Draw the outlines of labels ``(Y, X)`` over a picture of the same size."""
     values = labels.astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
-    grown = cv2.dilate(values, kernel)
-    edge = (grown != cv2.erode(values, kernel)) & (grown > 0)
+    wider = cv2.dilate(values, kernel)
+    edge = (wider != cv2.erode(values, kernel)) & (wider > 0)
     drawn = picture.copy()
     drawn[edge] = tint
     return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class RunDisplay:
         self._run = run
         self._sentence = sentence
         self._wells = WellStates(run)
-        self._usage = Usage(os.getpid())
+        self._usage: Usage | None = None
         self._used = ""
         self._usage_due = self._picture_due = self._due = 0.0
         self._pictures: list[tuple[str, bytes]] = []
@@ -109,13 +109,14 @@ class RunDisplay:
             "reasons": reasons,
             "failed": failed,
             "following": self.following,
-            "cancellable": run.is_conducted_here,
         }
 
     def _use(self) -> str:
         plan = self._run.plan
         where = f"{plan.memory.workers} worker{'s' * (plan.memory.workers != 1)} on {', '.join(plan.devices)}"
-        if not self._run.is_conducted_here:
+        if self._usage is None and self._wells.pid and self._run.record.host == socket.gethostname():
+            self._usage = Usage(self._wells.pid)
+        if self._usage is None:
             return where
         memory, busy = self._usage.look()
         cores = f", {busy:.1f} cores busy" if busy is not None else ""
@@ -155,7 +156,7 @@ class RunDisplay:
             self._unanswered.clear()
             for caption, data in self._pictures:
                 self.widget.send({"type": "picture", "id": 0, "caption": caption}, [data])
-        elif kind == "cancel" and self._run.is_conducted_here:
+        elif kind == "cancel":
             self._run.cancel()
         elif kind in ("detach", "attach"):
             self.following = kind == "attach"

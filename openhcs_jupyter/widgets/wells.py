@@ -52,6 +52,8 @@ class WellStates:
         """Wells that take part."""
         self.latest: list[Finished] = []
         """Units that were finished since this list was last emptied; only the last few are kept."""
+        self.pid: int | None = None
+        """Process that conducts the run, once it has started."""
         self._clear()
 
     def _clear(self) -> None:
@@ -66,6 +68,7 @@ class WellStates:
             news = True
             if isinstance(event, RunStarted):
                 self._clear()
+                self.pid = event.pid
             elif isinstance(event, UnitDone) and event.unit < len(self._units):
                 self._finish(event)
             elif isinstance(event, UnitFailed) and event.unit < len(self._units):

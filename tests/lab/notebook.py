@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-TIMEOUT_MS = 90_000
+TIMEOUT_MS = 45_000
 ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artefacts"
 # JupyterLab's own: pages that it asks for and a test server does not have.
 _FOREIGN = ("favicon", "Failed to load resource", "/api/me", "listings", "webSocket", "WebSocket")

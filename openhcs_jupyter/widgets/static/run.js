@@ -140,8 +140,6 @@ function render({ model, el }) {
     usage.textContent = info.usage;
     failures.textContent = info.failures;
     cancel.hidden = follow.hidden = info.status !== "running";
-    cancel.disabled = !info.cancellable;
-    if (!info.cancellable) cancel.title = "Another process conducts this run; cancel it there";
     follow.textContent = info.following ? "Detach" : "Attach";
     follow.title = info.following ? "Let the cell end; the run goes on in the background" : "Follow the run again";
     showStages(info.stages);
