@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import platformdirs
@@ -29,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A unit that takes longer is stopped and reported; 0 waits for ever."""
     save: bool = False
     """Write results into the repository unless ``--no-save`` is given."""
+    cache_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What a repository's store of runs may hold; 0 takes half of the disk that is free without it."""
     data_dir: str = ""
     """Where the default and demo repositories lie; empty is the user's data folder."""
 

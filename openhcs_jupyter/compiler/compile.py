@@ -72,7 +72,7 @@ def compile(
     if save:
         add_saving(splitter, results)
     maker = UnitMaker(plate, chosen, selection.source, steps, resolved.before)
-    stages = tuple(finished(draft, steps, maker.make(draft)) for draft in splitter.stages)
+    stages = tuple(finished(draft, steps, maker.make(draft), maker.ways(draft)) for draft in splitter.stages)
     memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, problems)
     problems.raise_if_any()
     indices = {channel.name: c for c, channel in enumerate(plate.channels)}

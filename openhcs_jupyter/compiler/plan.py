@@ -73,6 +73,12 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """The finest unit that can do it."""
 
 
+def made_channels(step: PlannedStep) -> tuple[str, ...]:
+    """Name the channels of the images that a step makes: those it takes, or the one into which it joins them."""
+    taken = tuple(name for name in step.channels_after if name in step.channels)
+    return taken or step.channels_after[-1:]
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Steps that units do from end to end without waiting for another."""
 
@@ -87,6 +93,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     carries: bool
     """Its units keep their images for a stage that goes on with them."""
     units: int
+    ways: tuple[str, ...] = ()
+    """Of a stage that computes on images: identity of its work up to each of its steps, that step included."""
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True):
@@ -106,6 +114,8 @@ class Unit(msgspec.Struct, frozen=True, array_like=True):
     peak_bytes: int
     """Memory that it is expected to use at most."""
     device: str = "cpu"
+    root: str = ""
+    """Identity of what it begins with: its place, images and parents; empty where it takes no images."""
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PlannedStep
+from openhcs_jupyter.compiler.plan import PlannedStep, made_channels
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import ImageState, Resolved
 from openhcs_jupyter.model import ResultSpec, Scope
@@ -44,12 +44,6 @@ def _free_name(name: str, pipeline: Pipeline) -> str:
     while name in given:
         name += "_image"
     return name
-
-
-def made_channels(step: PlannedStep) -> tuple[str, ...]:
-    """Name the channels of the images that a step makes: those it takes, or the one into which it joins them."""
-    taken = tuple(name for name in step.channels_after if name in step.channels)
-    return taken or step.channels_after[-1:]
 
 
 def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> Iterator[ResultSpec]:

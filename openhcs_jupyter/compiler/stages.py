@@ -115,7 +115,7 @@ def add_saving(splitter: Splitter, results: Sequence[ResultSpec]) -> None:
             splitter.add("save", scope, sorted(set(steps)), needs=needs)
 
 
-def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int) -> Stage:
+def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int, ways: tuple[str, ...]) -> Stage:
     """Return the plan's form of a stage."""
     names = [step.name for step in steps if step.index in draft.steps]
     shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if names else ""
@@ -129,4 +129,5 @@ def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int) -> Sta
         starts_from=draft.starts_from,
         carries=draft.carries,
         units=units,
+        ways=ways,
     )

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PLAN_VERSION, PlannedStep, Stage, Unit
+from openhcs_jupyter.compiler.plan import PLAN_VERSION, PlannedStep, Stage, Unit, made_channels
 from openhcs_jupyter.compiler.resolve import ImageState
-from openhcs_jupyter.compiler.results import made_channels
 from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.compiler.stages import MERGED_AT_A_TIME, DraftStage
 from openhcs_jupyter.model import ImageKind, Layout, Plate, Scope
@@ -91,10 +90,25 @@ class UnitMaker:
                 if not on_pixels or draft.starts_from is not None:
                     images, leaves = (), leaves[len(group.leaves) :]
                 sizes = self._bytes(draft, group) if on_pixels else (0, 0)
-                made[group.place] = self._add(draft, _Group(group.place, images, leaves), parents, fingerprint, *sizes)
+                unit = self._add(draft, _Group(group.place, images, leaves), parents, fingerprint, *sizes)
+                if on_pixels and group.place[0] is not None:
+                    unit = self._rooted(unit, (*leaves, *group.facts))
+                made[group.place] = unit
         self._by_stage.append(made)
         self._scopes.append(draft.scope)
         return len(made)
+
+    def ways(self, draft: DraftStage) -> tuple[str, ...]:
+        """Identify the work of a stage up to each of its steps; empty where it computes nothing on images."""
+        if not self._on_pixels(draft):
+            return ()
+        parts = (draft.steps[: count + 1] for count in range(len(draft.steps)))
+        return tuple(
+            combine(
+                "way", self._stage_fingerprint(msgspec.structs.replace(draft, steps=steps, carries=False), way=True)
+            )
+            for steps in parts
+        )
 
     def hungriest(self, stage: Stage) -> int:
         """Return the index of the step of a stage whose calls take most memory."""
@@ -137,6 +151,12 @@ class UnitMaker:
             peak_bytes=peak_bytes,
         )
         self.units.append(unit)
+        return unit
+
+    def _rooted(self, unit: Unit, leaves: Sequence[str]) -> Unit:
+        parents = [self.units[number].fingerprint for number in unit.parents]
+        root = combine(unit.well or "", unit.field or 0, *leaves, *parents)
+        self.units[unit.id] = unit = msgspec.structs.replace(unit, root=root)
         return unit
 
     def _on_pixels(self, draft: DraftStage) -> bool:
@@ -184,8 +204,8 @@ class UnitMaker:
         }[step.stack]
         return max(use.need for uses in step.chains.values() for use in uses) * depth
 
-    def _stage_fingerprint(self, draft: DraftStage) -> str:
-        """Identify what the units of a stage have in common."""
+    def _stage_fingerprint(self, draft: DraftStage, *, way: bool = False) -> str:
+        """Identify what the units of a stage have in common; on a way the last step's images are there, kept or not."""
         parts: list[str] = []
         if self._on_pixels(draft) and draft.starts_from is None:
             indices = {channel.name: c for c, channel in enumerate(self._plate.channels)}
@@ -200,7 +220,7 @@ class UnitMaker:
             inputs = [(i.keyword, i.kind, i.name, i.by_channel) for i in step.inputs]
             outputs = [(o.kind, o.name, o.by_channel) for o in step.outputs]
             # The names under which a unit's files hold what the step leaves.
-            kept = step.keep_as
+            kept = None if way and index == draft.steps[-1] else step.keep_as
             state = step.index if step.kind == "reducer" else None
             made = made_channels(step) if step.kind == "pixels" else ()
             parts.append(repr((step.kind, step.stack, chains, step.channels, made, inputs, outputs, kept, state)))

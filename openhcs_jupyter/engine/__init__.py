@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
-from openhcs_jupyter.engine.listing import RunSummary, list_runs, load_run
+from openhcs_jupyter.engine.listing import RunSummary, list_runs
 from openhcs_jupyter.engine.local import LocalExecutor
 from openhcs_jupyter.engine.run import Run
-from openhcs_jupyter.engine.start import run
+from openhcs_jupyter.engine.start import load_run, run
 
 __all__ = ["Executor", "LocalExecutor", "Run", "RunSummary", "Session", "fork_server", "list_runs", "load_run", "run"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput, PlannedStep
+from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput, PlannedStep, made_channels
 from openhcs_jupyter.engine.calls import (
     StepError,
     call_function,
@@ -18,9 +19,10 @@ from openhcs_jupyter.engine.images import Images, Key, Pixels, Site
 from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs
 from openhcs_jupyter.engine.reducing import States, StepReducer, finish, merge, write_states
-from openhcs_jupyter.engine.store import Writer, write_array, write_bytes
+from openhcs_jupyter.engine.store import File, Writer, write_array, write_bytes
 from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, placed, write_table
-from openhcs_jupyter.pipeline.chains import ALL
+from openhcs_jupyter.engine.waypoints import Recorder
+from openhcs_jupyter.pipeline.chains import ALL, BoundCall
 from openhcs_jupyter.pipeline.contracts import Context
 
 if TYPE_CHECKING:
@@ -30,7 +32,17 @@ Announce = Callable[[int], None]
 """Is told the index of each step as it begins."""
 
 
-def compute(program: Program, inputs: UnitInputs, announce: Announce) -> dict[str, Writer]:
+class Computed(NamedTuple):
+    """What a unit leaves."""
+
+    files: Mapping[str, File]
+    """Its results by file name; of a unit that failed on its way, those of the steps before."""
+    made_by: Mapping[str, int]
+    """By file name: position in its stage of the step that makes it."""
+    error: StepError | None = None
+
+
+def compute(program: Program, inputs: UnitInputs, announce: Announce, recorder: Recorder | None = None) -> Computed:
     """Compute one unit.
 
     Parameters
@@ -41,33 +53,38 @@ def compute(program: Program, inputs: UnitInputs, announce: Announce) -> dict[st
         What the unit reads.
     announce
         Is told the index of each step as it begins.
+    recorder
+        Keeps what stands between the steps.
 
     Returns
     -------
-    dict
-        By file name: what writes it.
+    Computed
+        What the unit leaves, and why it failed if a step did.
 
     Raises
     ------
     StepError
-        If a step fails.
+        If what a step has put out cannot be written.
     """
     stage = program.stages[inputs.work.unit.stage]
     if stage.kind in ("merge", "finish"):
         announce(stage.steps[0])
-        return (merge if stage.kind == "merge" else finish)(program, inputs, stage.steps[0])
-    return _Unit(program, inputs, announce).run()
+        return Computed((merge if stage.kind == "merge" else finish)(program, inputs, stage.steps[0]), {})
+    return _Unit(program, inputs, announce, recorder).run()
 
 
 class _Unit:
     """One unit of a compute stage."""
 
-    def __init__(self, program: Program, inputs: UnitInputs, announce: Announce) -> None:
+    def __init__(self, program: Program, inputs: UnitInputs, announce: Announce, recorder: Recorder | None) -> None:
         self.program = program
         self.inputs = inputs
         self.announce = announce
         self.stage = program.stages[inputs.work.unit.stage]
-        self.steps = [program.steps[index] for index in self.stage.steps]
+        self.steps = inputs.steps
+        self.recorder = recorder
+        self.at = {index: position for position, index in enumerate(self.stage.steps)}
+        """Position in the stage of each step."""
         self.images: Images | None = None
         self.pixels: dict[tuple[str, str], dict[Site, Pixels]] = {}
         """By kind and name of an output: its arrays by call."""
@@ -76,17 +93,62 @@ class _Unit:
         self.kept: dict[str, dict[Key, Pixels]] = {}
         """By the name under which a step's images are kept: its stacks along z."""
 
-    def run(self) -> dict[str, Writer]:
-        if any(step.kind != "table" for step in self.steps):
+    def run(self) -> Computed:
+        if self.stage.carries or any(self.program.steps[index].kind != "table" for index in self.stage.steps):
             self.images = Images(self.inputs.fields, self.inputs.size_t, self.inputs.loads)
-        for group in _groups(self.steps):
-            if group[0].kind == "table":
-                self._table(group[0])
-            elif group[0].stack == "z":
-                self._along_z(group)
-            else:
-                self._along(group[0])
-        return self._files()
+        done = self._begin()
+        error: StepError | None = None
+        try:
+            for group in _groups(self.steps):
+                if group[0].kind == "table":
+                    self._table(group[0])
+                elif group[0].stack == "z":
+                    self._along_z(group)
+                else:
+                    self._along(group[0])
+                self._passed(group)
+                done += group
+        except StepError as raised:
+            if self.recorder is None:
+                raise
+            error = raised
+        made_by: dict[str, int] = {}
+        files: dict[str, File] = {}
+        for name, path in self.inputs.outputs.items():
+            files[name], made_by[name] = path, -1
+        for step in done:
+            for name, file in self._kept_files(step):
+                # What is kept of its images does not belong to a way that ends with the step.
+                files[name], made_by[name] = file, self.at[step.index] + 1
+            for name, file in self._files(step):
+                files[name], made_by[name] = file, self.at[step.index]
+        if error is None and self.stage.carries and self.images is not None:
+            for name, file in _carry(self.images, self.stage.steps[-1]):
+                files[name], made_by[name] = file, len(self.stage.steps)
+        return Computed(files, made_by, error)
+
+    def _begin(self) -> list[PlannedStep]:
+        """Take of a waypoint the images that are to be kept of its step; returns that step."""
+        waypoint, images = self.inputs.waypoint, self.images
+        if waypoint is None or images is None:
+            return []
+        step = self.program.steps[self.stage.steps[waypoint.step]]
+        if step.keep_as is not None:
+            self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(made_channels(step))}
+        return [step]
+
+    def _passed(self, group: Sequence[PlannedStep]) -> None:
+        """Tell the recorder that a group of steps is done."""
+        if self.recorder is None:
+            return
+        if self.images is not None and (group[0].kind == "table" or group[0].stack != "z"):
+            for key in sorted(self.images.changed):
+                self._stack_passed(group[0], key)
+        self.recorder.ended([self.at[step.index] for step in group], self.images)
+
+    def _stack_passed(self, step: PlannedStep, key: Key) -> None:
+        if self.recorder is not None and self.images is not None and key in self.images.changed:
+            self.recorder.passed(self.at[step.index], key, self.images.get(*key))
 
     # Steps along z go stack by stack through all of them, so that only one stack is held in its intermediate forms.
     def _along_z(self, group: Sequence[PlannedStep]) -> None:
@@ -95,21 +157,26 @@ class _Unit:
         for key in images.keys(images.channels):
             field, t, channel = key
             for step in group:
-                if channel not in step.channels:
-                    continue
-                self.announce(step.index)
-                stack = images.get(field, t, channel)
-                site = Site(field, t, channel, None)
-                if step.kind == "reducer":
-                    self._update(step, site, stack.array)
-                    continue
-                image, outputs = self._call(step, site, stack.array)
-                images.put(field, t, channel, image)
-                self._take(step, site, outputs)
-                if step.keep_as is not None:
-                    self.kept.setdefault(step.keep_as, {})[key] = image
+                if channel in step.channels:
+                    self._do_along_z(step, key)
+                self._stack_passed(step, key)
             if self.steps[-1] is group[-1] and not self.stage.carries:
                 images.drop(field, t, channel)
+
+    def _do_along_z(self, step: PlannedStep, key: Key) -> None:
+        images = self.images
+        assert images is not None
+        self.announce(step.index)
+        stack = images.get(*key)
+        site = Site(*key, None)
+        if step.kind == "reducer":
+            self._update(step, site, stack.array)
+            return
+        image, outputs = self._call(step, site, stack.array)
+        images.put(*key, image)
+        self._take(step, site, outputs)
+        if step.keep_as is not None:
+            self.kept.setdefault(step.keep_as, {})[key] = image
 
     def _along(self, step: PlannedStep) -> None:
         images = self.images
@@ -130,8 +197,7 @@ class _Unit:
         except ValueError as error:
             raise StepError(step.index, str(error)) from None
         if step.keep_as is not None:
-            names = tuple(n for n in step.channels_after if n in step.channels) or step.channels_after[-1:]
-            self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(names)}
+            self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(made_channels(step))}
 
     def _call(self, step: PlannedStep, site: Site, stack: Pixels) -> tuple[Pixels, tuple[Any, ...]]:
         """Pass a stack through the chain of its channel."""
@@ -143,11 +209,19 @@ class _Unit:
             extra = {name: self._input(step, name, site) for name in use.takes}
             if use.takes_context:
                 extra["context"] = self._context(step, site)
-            result = call_function(step, call, (stack,), extra)
+            result = self._timed(step, call, (stack,), extra)
             last = position == len(calls) - 1
             stack, outputs = split(step, call, stack, result, step.outputs if last else ())
             stack.flags.writeable = False
         return stack, outputs
+
+    def _timed(self, step: PlannedStep, call: BoundCall, args: tuple[Any, ...], extra: dict[str, Any]) -> Any:
+        if self.recorder is None:
+            return call_function(step, call, args, extra)
+        begin = time.perf_counter()
+        result = call_function(step, call, args, extra)
+        self.recorder.timed(step.index, time.perf_counter() - begin)
+        return result
 
     def _update(self, step: PlannedStep, site: Site, stack: Pixels) -> None:
         reducer = StepReducer(self.program, step)
@@ -162,7 +236,7 @@ class _Unit:
         extra: dict[str, Any] = {entry.keyword: self._table_of(entry) for entry in step.inputs}
         if use.takes_context:
             extra["context"] = self._context(step, Site(None, None, None, None))
-        result = call_function(step, call, (), extra)
+        result = self._timed(step, call, (), extra)
         values = result if isinstance(result, tuple) else (result,)
         if len(values) != len(step.outputs):
             raise StepError(
@@ -274,24 +348,24 @@ class _Unit:
             fields=tuple(wanted),
         )
 
-    def _files(self) -> dict[str, Writer]:
-        files: dict[str, Writer] = {}
+    def _kept_files(self, step: PlannedStep) -> Iterator[tuple[str, Writer]]:
+        """Iterate over the files of the images that are kept of a step."""
         wide = self.inputs.work.unit.field is None
-        for name, stacks in self.kept.items():
+        stacks = self.kept.get(step.keep_as) if step.keep_as is not None else None
+        if stacks:
             channels = tuple(dict.fromkeys(key[2] for key in stacks))
-            made_by = next(step.index for step in self.steps if step.keep_as == name)
             for index, channel in enumerate(channels):
                 for field in dict.fromkeys(key[0] for key in stacks):
                     arrays = [a for (f, _, c), a in stacks.items() if f == field and c == channel]
-                    files[f"image.{name}{_mark(field, wide)}.{index}.npy"] = _times(made_by, name, arrays)
-        for step in self.steps:
-            for output in step.outputs:
-                files.update(self._output_files(step, output, wide))
-        for step_index, states in self.states.items():
-            files.update(write_states(step_index, states))
-        if self.stage.carries and self.images is not None:
-            files.update(_carry(self.images, self.steps[-1].index))
-        return files
+                    name = f"image.{step.keep_as}{_mark(field, wide)}.{index}.npy"
+                    yield name, _times(step.index, str(step.keep_as), arrays)
+
+    def _files(self, step: PlannedStep) -> Iterator[tuple[str, Writer]]:
+        """Iterate over the files of what a step puts out."""
+        for output in step.outputs:
+            yield from self._output_files(step, output, self.inputs.work.unit.field is None)
+        if step.index in self.states:
+            yield from write_states(step.index, self.states[step.index]).items()
 
     def _output_files(self, step: PlannedStep, output: PlannedOutput, wide: bool) -> Iterator[tuple[str, Writer]]:
         made = self.pixels.get((output.kind, output.name))

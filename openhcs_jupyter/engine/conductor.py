@@ -17,8 +17,9 @@ from openhcs_jupyter.engine.journal import Journal
 from openhcs_jupyter.engine.places import Places
 from openhcs_jupyter.engine.program import Failure, Outcome, Parent, Program, Work
 from openhcs_jupyter.engine.publishing import publish
-from openhcs_jupyter.engine.reuse import find_kept
+from openhcs_jupyter.engine.reuse import find_kept, find_starts, waypoint_address
 from openhcs_jupyter.engine.store import Lock, RunFolder
+from openhcs_jupyter.engine.waypoints import Start
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.events import AnyEvent, RunFinished, RunStarted, StoredFile, UnitDone, UnitFailed
 from openhcs_jupyter.model import RunRecord, RunStatus
@@ -95,6 +96,7 @@ class Conductor:
         self._session: Session | None = None
         self._places = Places(plan)
         self._graph = UnitGraph(plan)
+        self._starts: dict[int, Start] = {}
 
     def cancel(self) -> None:
         """Ask the run to stop; it has stopped within half a second."""
@@ -134,6 +136,7 @@ class Conductor:
 
     def _conduct(self, journal: Journal) -> tuple[RunStatus, str, str | None]:
         self._folder.sweep()
+        self._cache.flush()
         kept = find_kept(self._plan, self._graph, self._folder, self._known, None if self._force else self._cache)
         workers = self._plan.memory.workers
         self._tell(
@@ -151,6 +154,8 @@ class Conductor:
         if self._plan.save:
             plate = self._plan.plate
             self._repository.writer(self._record).begin(self._plan.results, plate.channels, plate.rows, plate.columns)
+        if not self._force:
+            self._starts = find_starts(self._plan, self._graph, self._cache)
         broken: Failure | None = None
         while not self._graph.is_finished and not self._is_cancelled() and not self._executor.prepare(_TICK_S):
             pass
@@ -188,6 +193,9 @@ class Conductor:
             for outcome in outcomes:
                 held -= 1
                 unit = self._plan.units[outcome.unit]
+                if outcome.waypoints is not None:
+                    addresses = [waypoint_address(way, unit) for way in outcome.waypoints.ways]
+                    self._cache.add_waypoints(addresses, self._folder, self._graph.key(unit), outcome.waypoints)
                 if outcome.failure is None:
                     self._done(journal, unit, outcome)
                     self._graph.finish(unit)
@@ -259,7 +267,19 @@ class Conductor:
             for parent in (units[number] for number in unit.parents)
             if self._graph.has_finished(parent)
         )
-        return Work(unit=unit, sources=self._places.sources(unit), parents=parents, key=self._graph.key(unit))
+        # The root tells of parents as planned; where one of them failed, the unit begins with something else.
+        rooted = bool(unit.root) and self._graph.fingerprint(unit) == unit.fingerprint
+        start = self._starts.get(unit.id) if rooted else None
+        if start is not None:
+            self._cache.used(start.place)
+        return Work(
+            unit=unit,
+            sources=self._places.sources(unit),
+            parents=parents,
+            key=self._graph.key(unit),
+            start=start,
+            keep=rooted and self._cache.has_room,
+        )
 
 
 def _skipped(because: Unit) -> str:

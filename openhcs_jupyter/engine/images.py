@@ -51,6 +51,8 @@ class Images:
         self.fields = fields
         self.times = tuple(range(size_t))
         self.channels = tuple(load)
+        self.changed: set[Key] = set()
+        """Stacks that are no longer as they were loaded."""
         self._load = dict(load)
         self._stacks: dict[Key, Stack] = {}
 
@@ -70,6 +72,8 @@ class Images:
     def put(self, field: int, t: int, channel: str, array: Pixels) -> None:
         """Replace a stack along z by what a step made of it."""
         old = self._stacks.get((field, t, channel))
+        if old is None or old.array is not array:
+            self.changed.add((field, t, channel))
         slices = old.slices if old and len(old.slices) == len(array) else tuple(range(len(array)))
         self._stacks[field, t, channel] = Stack(array, slices)
 
@@ -132,6 +136,7 @@ class Images:
             self.times = (0,)
             for key in [key for key in self._stacks if key[1] > 0]:
                 del self._stacks[key]
+        self.changed &= self._stacks.keys()
         for key, planes in put.items():
             self.put(*key, planes[0][None] if len(planes) == 1 else np.stack(planes))
 

@@ -1,15 +1,14 @@
-"""Finds and lists the runs of a store, without their plans."""
+"""Lists the runs of a store, without their plans."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
-from openhcs_jupyter.compiler.problems import known
 from openhcs_jupyter.engine.journal import JournalReader
-from openhcs_jupyter.engine.run import Run
 from openhcs_jupyter.engine.store import RunFolder
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone, UnitFailed
@@ -47,7 +46,7 @@ def list_runs(repository: Repository) -> list[RunSummary]:
     The journal of a run that has ended is read once; its summary is then kept in the run's folder.
     """
     summaries = []
-    for folder in run_folders(repository):
+    for folder in run_folders(repository.runs_folder):
         # A folder that was being made when its process ended holds nothing yet.
         with suppress(RunError):
             summaries.append(summary_of(folder))
@@ -76,34 +75,32 @@ def summary_of(folder: RunFolder) -> RunSummary:
     return summary
 
 
-def load_run(repository: Repository, run_id: str) -> Run:
-    """Find a run by its id, or the latest of a name.
+def runs_that_stay(runs: Path) -> frozenset[str]:
+    """Name the runs whose results are not removed for want of room.
 
-    Raises
-    ------
-    RunError
-        If there is none; lists the latest runs.
+    They are of each name and plate the latest run and the latest that was done well, and all that are being conducted.
     """
-    folder = RunFolder(repository.runs_folder / run_id)
-    if run_id and "/" not in run_id and folder.path.is_dir():
-        return Run(folder, folder.plan(), folder.record())
-    folders = run_folders(repository)
-    for folder in folders:
+    stay: dict[tuple[str, int, bool], str] = {}
+    running = set()
+    for folder in run_folders(runs):
         with suppress(RunError):
-            if summary_of(folder).name == run_id:
-                return Run(folder, folder.plan(), folder.record())
-    ids = [folder.run_id for folder in folders]
-    raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
+            summary = summary_of(folder)
+            stay.setdefault((summary.name, summary.plate_id, False), summary.id)
+            if summary.status == "done":
+                stay.setdefault((summary.name, summary.plate_id, True), summary.id)
+            if summary.status == "running":
+                running.add(summary.id)
+    return frozenset({*stay.values(), *running})
 
 
-def run_folders(repository: Repository) -> list[RunFolder]:
-    """List the folders of the store, the latest first."""
+def run_folders(runs: Path) -> list[RunFolder]:
+    """List the folders of a store, the latest first."""
     try:
-        with os.scandir(repository.runs_folder) as entries:
+        with os.scandir(runs) as entries:
             names = sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)
     except FileNotFoundError:
         return []
-    return [RunFolder(repository.runs_folder / name) for name in names]
+    return [RunFolder(runs / name) for name in names]
 
 
 def _read(folder: RunFolder, conducted: bool) -> RunSummary:

@@ -11,6 +11,7 @@ from types import ModuleType
 import msgspec
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage, TakenChannel, Unit
+from openhcs_jupyter.engine.waypoints import DISK_BYTES_PER_S, KeptWaypoints, Start
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Channel, Image, ResultSpec, RunRecord
 from openhcs_jupyter.pipeline._packages import place_of
@@ -41,6 +42,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     search_path: tuple[str, ...]
     """Where Python looks for modules, so that workers find the user's."""
     working_folder: str
+    keep_s_per_byte: float
+    """What keeping a byte between steps is reckoned to cost, in seconds of computing."""
 
 
 def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
@@ -66,6 +69,7 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         modules=_installed_modules(calls),
         search_path=tuple(sys.path),
         working_folder=str(Path.cwd()),
+        keep_s_per_byte=plan.memory.workers / DISK_BYTES_PER_S,
     )
 
 
@@ -111,6 +115,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     parents: tuple[Parent, ...]
     key: str
     """Name of its folder in the run's store."""
+    start: Start | None = None
+    """What an earlier run left of the same work; None where the unit starts from its images."""
+    keep: bool = False
+    """Leave for later runs what is worth it."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,3 +142,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     compute_s: float = 0.0
     write_s: float = 0.0
     bytes_read: int = 0
+    waypoints: KeptWaypoints | None = None

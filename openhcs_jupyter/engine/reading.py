@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from openhcs_jupyter.compiler.plan import PlannedInput, TakenChannel
-from openhcs_jupyter.engine.images import Pixels, Stack
-from openhcs_jupyter.engine.program import Parent, Program, Source, Work
+from openhcs_jupyter.compiler.plan import PlannedInput, PlannedStep, TakenChannel
+from openhcs_jupyter.engine.images import Key, Pixels, Stack
+from openhcs_jupyter.engine.program import Program, Source, Work
 from openhcs_jupyter.engine.store import read_array
 from openhcs_jupyter.engine.tables import read_tables
+from openhcs_jupyter.engine.waypoints import Waypoint
 from openhcs_jupyter.model import Layout
 from openhcs_jupyter.repository import PixelSource, Repository
 
@@ -59,11 +60,29 @@ class UnitInputs:
         self._opened: dict[int, PixelSource] = {}
         self._ahead: dict[tuple[int, int, str], Stack] = {}
         self._carried: list[tuple[Path, CarriedImages]] | None = None
+        self._kept: dict[Key, Stack] = {}
+        """Stacks of the waypoint."""
         self._sources = {source.field: source for source in work.sources}
+        self.waypoint: Waypoint | None = None
+        """Where the unit goes on; None where it starts from its images."""
+
+    @property
+    def steps(self) -> list[PlannedStep]:
+        """Steps that are to be done."""
+        first = 0 if self.waypoint is None else self.waypoint.step + 1
+        return [self._program.steps[index] for index in self._stage.steps[first:]]
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """What the steps before the first that is to be done have put out, by the name of the file."""
+        start, waypoint = self.work.start, self.waypoint
+        return {} if start is None or waypoint is None else {f.name: start.place / f.name for f in waypoint.outputs}
 
     @property
     def fields(self) -> tuple[int, ...]:
         """Numbers of the fields whose images the unit starts with."""
+        if self.waypoint is not None:
+            return self.waypoint.fields
         if self._carried is not None:
             return tuple(field for _, carried in self._carried for field in carried.fields)
         return tuple(source.field for source in self.work.sources)
@@ -71,14 +90,20 @@ class UnitInputs:
     @property
     def size_t(self) -> int:
         """Time points with which the unit starts."""
+        if self.waypoint is not None:
+            return self.waypoint.size_t
         return self._carried[0][1].size_t if self._carried else self._program.size_t
 
     @property
     def loads(self) -> dict[str, Callable[[int, int], Stack]]:
         """By channel: reads the stack of a field and time point."""
         if self._carried is not None:
-            return {name: self._carried_loader(name) for name in self._carried[0][1].channels}
-        return {taken.channel.name: self._source_loader(taken) for taken in self._program.channels}
+            loads = {name: self._carried_loader(name) for name in self._carried[0][1].channels}
+        else:
+            loads = {taken.channel.name: self._source_loader(taken) for taken in self._program.channels}
+        if self.waypoint is None:
+            return loads
+        return {name: self._kept_loader(name, loads.get(name)) for name in self._channels_at(self.waypoint)}
 
     @property
     def layout(self) -> Layout:
@@ -93,10 +118,13 @@ class UnitInputs:
         begin = time.perf_counter()
         try:
             self._carried = self._read_carried()
+            self.waypoint = self._read_waypoint()
             if self.work.unit.images and self.work.unit.field is not None:
+                field = self.work.unit.field
                 for taken in self._needed():
                     for t in range(self._program.size_t):
-                        field = self.work.unit.field
+                        if (field, t, taken.channel.name) in self._kept:
+                            continue
                         self._ahead[field, t, taken.channel.name] = self._read(self._sources[field], taken, t)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit, which raises it in its turn
             self.failure = error
@@ -104,8 +132,7 @@ class UnitInputs:
 
     def _needed(self) -> list[TakenChannel]:
         """Channels that the unit's steps take, or all if it leaves its images to a later stage."""
-        steps = [self._program.steps[index] for index in self._stage.steps]
-        names = {name for step in steps for name in step.channels}
+        names = {name for step in self.steps for name in step.channels}
         return [taken for taken in self._program.channels if self._stage.carries or taken.channel.name in names]
 
     def verify(self) -> None:
@@ -118,6 +145,7 @@ class UnitInputs:
         for opened in self._opened.values():
             opened.close()
         self._ahead.clear()
+        self._kept.clear()
 
     def value(self, entry: PlannedInput, field: int | None, t: int | None, channel: str | None) -> Any:
         """Read an output of an earlier stage for one call: a table, or pixels ``(N, Y, X)``; None if it has none."""
@@ -125,13 +153,11 @@ class UnitInputs:
         at = channel if entry.by_channel else None
         if entry.kind in ("table", "points"):
             return self.table(entry)
-        parents = self._parents_of(entry.step)
         suffix = ".npy" if at is None else f".{maker.channels.index(at)}.npy"
-        for parent in parents:
-            inside = parent.field is None or field is None or parent.field == field
-            many = parent.field is None and parent.well is not None
-            name = f"{entry.kind}.{entry.name}{f'.f{field}' if many and field else ''}{suffix}"
-            path = self._units / parent.key / name
+        for place, maker_field, wide in self._places_of(entry.step):
+            inside = maker_field is None or field is None or maker_field == field
+            name = f"{entry.kind}.{entry.name}{f'.f{field}' if wide and field else ''}{suffix}"
+            path = place / name
             if inside and path.exists():
                 array: Pixels = read_array(path)
                 return array[t if t is not None and t < len(array) else 0]
@@ -139,19 +165,58 @@ class UnitInputs:
 
     def table(self, entry: PlannedInput) -> pd.DataFrame:
         """Read a table that earlier units made, joined in plate order."""
-        paths = [self._units / p.key / f"{entry.kind}.{entry.name}.arrow" for p in self._parents_of(entry.step)]
-        return read_tables(paths)
+        return read_tables([place / f"{entry.kind}.{entry.name}.arrow" for place, *_ in self._places_of(entry.step)])
 
     def states(self, step: int) -> list[Any]:
         """Read the states that a reducer left in the unit's parents, in plate order."""
         paths = (self._units / parent.key / f"state.{step}.pickle" for parent in self.work.parents)
         return [pickle.loads(path.read_bytes()) for path in paths if path.exists()]  # noqa: S301 - written by this run
 
-    def _parents_of(self, step: int) -> list[Parent]:
+    def _places_of(self, step: int) -> list[tuple[Path, int | None, bool]]:
+        """List the folders in which a step's outputs lie, with the field of each, and whether it holds a whole well."""
+        start, waypoint, unit = self.work.start, self.waypoint, self.work.unit
+        if start is not None and waypoint is not None and step in self._stage.steps[: waypoint.step + 1]:
+            return [(start.place, unit.field, unit.field is None)]
         stages = [
             stage.index for stage in self._program.stages if step in stage.steps and stage.kind in ("compute", "finish")
         ]
-        return [parent for parent in self.work.parents if parent.stage == stages[-1]]
+        return [
+            (self._units / parent.key, parent.field, parent.field is None and parent.well is not None)
+            for parent in self.work.parents
+            if parent.stage == stages[-1]
+        ]
+
+    def _read_waypoint(self) -> Waypoint | None:
+        start = self.work.start
+        waypoint = None if start is None else start.read()
+        if start is None or waypoint is None:
+            return None
+        known = self._channels_at(waypoint)
+        try:
+            for stack in waypoint.stacks:
+                array = read_array(start.place / stack.file.name)[0]
+                _touch(array)
+                self._kept[stack.field, stack.t, stack.channel] = Stack(array, stack.slices)
+                self.bytes_read += array.nbytes
+        except (OSError, ValueError):
+            self._kept.clear()
+            return None
+        return waypoint if all(stack.channel in known for stack in waypoint.stacks) else None
+
+    def _channels_at(self, waypoint: Waypoint) -> tuple[str, ...]:
+        steps = [self._program.steps[index] for index in self._stage.steps[: waypoint.step + 1]]
+        return next(step.channels_after for step in reversed(steps) if step.kind != "table")
+
+    def _kept_loader(self, channel: str, load: Callable[[int, int], Stack] | None) -> Callable[[int, int], Stack]:
+        def kept(field: int, t: int) -> Stack:
+            stack = self._kept.get((field, t, channel))
+            if stack is not None:
+                return stack
+            if load is None:
+                raise KeyError(channel)
+            return load(field, t)
+
+        return kept
 
     def _read_carried(self) -> list[tuple[Path, CarriedImages]] | None:
         stage = self._stage

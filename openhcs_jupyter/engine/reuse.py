@@ -1,4 +1,4 @@
-"""Finds the units of a run whose results are there already: in its own folder, or made by an earlier run."""
+"""Finds what of a run is there already: results, in its own folder or made by an earlier run, and waypoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.engine.cache import ResultCache
 from openhcs_jupyter.engine.graph import UnitGraph
 from openhcs_jupyter.engine.store import RunFolder, stored_files
+from openhcs_jupyter.engine.waypoints import Start
 from openhcs_jupyter.events import StoredFile
+from openhcs_jupyter.pipeline.fingerprint import combine
 
 Kept = list[tuple[Unit, tuple[StoredFile, ...]]]
 
@@ -56,3 +58,20 @@ def find_kept(
             kept.append((unit, stored))
             graph.finish(unit)
     return kept
+
+
+def find_starts(plan: ExecutionPlan, graph: UnitGraph, cache: ResultCache) -> dict[int, Start]:
+    """Find for each unit that is to be done the last waypoint from which it can go on, by the unit's id."""
+    wanted: dict[str, tuple[Unit, str]] = {}
+    for unit in plan.units:
+        if unit.root and not graph.has_finished(unit):
+            for way in plan.stages[unit.stage].ways:
+                wanted[waypoint_address(way, unit)] = unit, way
+    there = cache.find_waypoints(wanted)
+    # Later ways of a unit come later, and take the place of earlier ones.
+    return {unit.id: Start(there[address], way) for address, (unit, way) in wanted.items() if address in there}
+
+
+def waypoint_address(way: str, unit: Unit) -> str:
+    """Address of what a unit has when its work is done up to the end of a way."""
+    return combine(way, unit.root)

@@ -1,4 +1,4 @@
-"""Starts and resumes runs."""
+"""Starts, resumes and finds runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import getpass
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -103,13 +104,33 @@ def run(
     return started
 
 
+def load_run(repository: Repository, run_id: str) -> Run:
+    """Find a run by its id, or the latest of a name.
+
+    Raises
+    ------
+    RunError
+        If there is none; lists the latest runs.
+    """
+    folder = RunFolder(repository.runs_folder / run_id)
+    if run_id and "/" not in run_id and folder.path.is_dir():
+        return Run(folder, folder.plan(), folder.record())
+    folders = run_folders(repository.runs_folder)
+    for folder in folders:
+        with suppress(RunError):
+            if summary_of(folder).name == run_id:
+                return Run(folder, folder.plan(), folder.record())
+    ids = [folder.run_id for folder in folders]
+    raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
+
+
 def _folder(
     plan: ExecutionPlan, repository: Repository, resume: str | None
 ) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
     if resume is None:
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
         return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}
-    folders = run_folders(repository)
+    folders = run_folders(repository.runs_folder)
     for folder in folders:
         try:
             summary = summary_of(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -24,6 +25,12 @@ _LOOKED_AT_S = 0.1
 
 Writer = Callable[[BinaryIO], None]
 """Writes one file's bytes."""
+File = Writer | Path
+"""What becomes a file: its writer, or another file, which is linked."""
+_NO_LINKS = {
+    errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
+}  # fmt: skip
+"""How file systems say that they know no hard links, or have no more for a file."""
 
 
 class RunFolder:
@@ -37,6 +44,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.units = path / "units"
+        self.waypoints = path / "waypoints"
         self.journal = path / "journal.jsonl"
 
     @property
@@ -155,7 +163,7 @@ class RunFolder:
             return False
 
     def commit(
-        self, key: str, files: Mapping[str, Writer], check: Callable[[], None] | None = None
+        self, key: str, files: Mapping[str, File], check: Callable[[], None] | None = None
     ) -> tuple[StoredFile, ...]:
         """Write a unit's results; they appear all at once, or not at all.
 
@@ -178,10 +186,8 @@ class RunFolder:
         stored = []
         try:
             partial.mkdir()
-            for name, write in files.items():
-                with (partial / name).open("wb", buffering=0) as file:
-                    write(file)
-                    stored.append(StoredFile(name, file.tell()))
+            for name, file in files.items():
+                stored.append(StoredFile(name, write_file(partial / name, file)))
             if check is not None:
                 check()
             if place.exists():  # an older result whose files were damaged
@@ -198,8 +204,9 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what units that were killed left half written."""
-        for partial in self.units.glob(".*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        for place in (self.units, self.waypoints):
+            for partial in place.glob(".*"):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def write(self, name: str, text: bytes) -> None:
         """Write a file of the folder, whole or not at all."""
@@ -238,6 +245,26 @@ class Lock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def write_file(path: Path, file: File) -> int:
+    """Write or link a file and return its size in bytes."""
+    if isinstance(file, Path):
+        link(file, path)
+        return path.stat().st_size
+    with path.open("wb", buffering=0) as opened:
+        file(opened)
+        return opened.tell()
+
+
+def link(file: Path, target: Path) -> None:
+    """Make another name for a file's bytes; copies them where the file system knows no hard links."""
+    try:
+        os.link(file, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(file, target)
 
 
 def write_array(arrays: Sequence[Any]) -> Writer:

@@ -22,7 +22,8 @@ from openhcs_jupyter.engine.compute import compute
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs
 from openhcs_jupyter.engine.saving import save_pixels
-from openhcs_jupyter.engine.store import RunFolder, Writer
+from openhcs_jupyter.engine.store import File, RunFolder
+from openhcs_jupyter.engine.waypoints import Keeper, Recorder
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.repository import Repository, connect
 
@@ -71,7 +72,9 @@ class _Computed:
 
     def __init__(self, inputs: UnitInputs) -> None:
         self.inputs = inputs
-        self.files: Mapping[str, Writer] = {}
+        self.files: Mapping[str, File] = {}
+        self.made_by: Mapping[str, int] = {}
+        self.recorder: Recorder | None = None
         self.failure: Failure | None = None
         self.compute_s = 0.0
 
@@ -108,6 +111,7 @@ class _Worker:
         self._program = program
         self._repository = repository
         self._folder = RunFolder(program.run_folder)
+        self._keeper = Keeper(self._folder, program.keep_s_per_byte)
         # One unit waits at each door, so that memory stays bounded.
         self._to_compute: queue.Queue[UnitInputs | None] = queue.Queue(1)
         self._to_write: queue.Queue[_Computed | None] = queue.Queue(1)
@@ -145,7 +149,13 @@ class _Worker:
             if stage.kind == "save":
                 save_pixels(self._program, inputs.work, self._repository)
             else:
-                done.files = compute(self._program, inputs, lambda step: self._status.note(unit.id, step, begin))
+                done.recorder = self._recorder(inputs)
+                computed = compute(
+                    self._program, inputs, lambda step: self._status.note(unit.id, step, begin), done.recorder
+                )
+                done.files, done.made_by = computed.files, computed.made_by
+                if computed.error is not None:
+                    raise computed.error
         except StepError as error:
             done.failure = Failure(message=error.message, step=error.step, traceback=error.trace)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit and is reported
@@ -155,6 +165,14 @@ class _Worker:
         done.compute_s = time.monotonic() - begin
         self._status.note(-1, -1, 0.0)
         return done
+
+    def _recorder(self, inputs: UnitInputs) -> Recorder | None:
+        work = inputs.work
+        stage = self._program.stages[work.unit.stage]
+        if not work.keep or not stage.ways:
+            return None
+        steps = [self._program.steps[index] for index in stage.steps]
+        return Recorder(self._keeper, work.key, stage.ways, steps, len(inputs.fields) * inputs.size_t)
 
     def _write(self) -> None:
         while (done := self._to_write.get()) is not None:
@@ -169,6 +187,12 @@ class _Worker:
                     failure = self._write_failure(error)
                 except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold
                     failure = Failure(message=_told(error), traceback=trace_of(error))
+            waypoints = None
+            if done.recorder is not None:
+                results = None if failure is not None else self._folder.units / inputs.work.key
+                if results is None:
+                    done.recorder.broken |= _has_changed(inputs)
+                waypoints = done.recorder.finish(results, done.files, done.made_by)
             inputs.close()
             outcome = Outcome(
                 unit=inputs.work.unit.id,
@@ -178,6 +202,7 @@ class _Worker:
                 compute_s=done.compute_s,
                 write_s=time.monotonic() - begin,
                 bytes_read=inputs.bytes_read,
+                waypoints=waypoints,
             )
             with suppress(OSError):  # the conductor is gone, and this process will be in a moment
                 self._conductor.send(outcome)
@@ -186,6 +211,15 @@ class _Worker:
         where = error.filename or error.filename2 or self._folder.path
         message = f"{where}: {error.strerror or error}"
         return Failure(message=message, traceback=trace_of(error), whole_run=error.errno in _NO_SPACE)
+
+
+def _has_changed(inputs: UnitInputs) -> bool:
+    """Tell whether images are no longer as they were read, so that nothing that was made of them may stay."""
+    try:
+        inputs.verify()
+    except Exception:  # noqa: BLE001 - whatever keeps it from being told
+        return True
+    return False
 
 
 def _told(error: BaseException) -> str:

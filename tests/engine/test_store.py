@@ -259,6 +259,6 @@ class TestReuse:
         first = bench.done(*self.steps())
         shutil.rmtree(first.folder)
         with sqlite3.connect(bench.repository.runs_folder / "results.sqlite") as index:
-            assert index.execute("select count(*) from result").fetchone()[0] > 0
+            assert index.execute("select count(*) from entry").fetchone()[0] > 0
         index.close()
         assert len(fresh(bench.done(*self.steps()))) == 6
