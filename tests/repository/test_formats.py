@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from openhcs_jupyter.cli import main
 from openhcs_jupyter.errors import RepositoryError, UsageError
-from openhcs_jupyter.model import Channel, well_name
+from openhcs_jupyter.model import Channel, Plate, well_name
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.formats import FoundPlate, ImageXpress, NamePattern, choose
 from openhcs_jupyter.repository.embedded.formats.metadata import told_apart, z_step
@@ -62,7 +63,7 @@ def test_an_index_of_another_program_is_no_plate(tmp_path: Path) -> None:
 def test_a_format_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no format 'Nikon'") as raised:
         choose(tmp_path, name="Nikon")
-    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera, OME-Zarr."
+    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera, OME-Zarr, OME-TIFF."
 
 
 def test_a_format_and_a_pattern_exclude_each_other(tmp_path: Path) -> None:
@@ -146,6 +147,9 @@ def test_wells_in_their_forms(pattern: str, path: str, well: tuple[int, int] | N
         ("{row}.tif", "must say which well"),
         ("{well}{row}{column}.tif", "must say which well"),
         ("{well}{row}.tif", "must say which well"),
+        ("{well}_{z}.tif{pages:z}", r"has \{z\} in the names and in the pages"),
+        ("{well}.tif{pages:z}{pages:t}", "says twice what pages are"),
+        ("{well}.tif{pages:x}", r"has no use for \{pages:x\}"),
     ],
 )
 def test_a_pattern_that_cannot_be_one_is_an_error(pattern: str, message: str) -> None:
@@ -187,11 +191,155 @@ def test_two_names_for_one_plane_are_told(repository: EmbeddedRepository, tmp_pa
     assert problem.startswith("1 file(s) were left out, the names of others say the same plane: A01_")
 
 
-def test_files_of_several_pages_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "p", "A01.tif", "A02.tif")
-    tifffile.imwrite(folder / "A01.tif", np.zeros((3, 6, 8), np.uint16), metadata=None, photometric="minisblack")
-    assert repository.import_plate(folder, pattern="{well}.tif").problems == (
-        "1 file(s) have several pages, of which the first alone is read: A01.tif",
+def write_pages(path: Path, shape: tuple[int, ...], **options: object) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.arange(np.prod(shape)).reshape(shape).astype(np.uint16)
+    tifffile.imwrite(path, values, photometric="minisblack", **{"metadata": None, **options})
+    return values
+
+
+def planes_of(repository: EmbeddedRepository, plate: Plate) -> np.ndarray:
+    """Read the first field, ``(T, C, Z, Y, X)``."""
+    image = plate.wells[0].fields[0].images[0]
+    sizes = image.layout.size_t, image.layout.size_c, image.layout.size_z
+    with repository.open(image) as opened:
+        planes = [opened.plane(*index) for index in np.ndindex(*sizes)]
+    return np.stack(planes).reshape(*sizes, *planes[0].shape)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pages_are_slices_unless_something_says_otherwise(
+    repository: EmbeddedRepository, tmp_path: Path, compression: str | None
+) -> None:
+    values = write_pages(tmp_path / "p" / "A01.tif", (3, 6, 8), compression=compression)
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.tif")
+    assert summary.problems == (
+        "1 file(s) have several pages, taken for z; {pages:t} in the pattern would say otherwise",
+    )
+    np.testing.assert_array_equal(planes_of(repository, repository.plate(summary.id)), values[None, None])
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.tif{pages:t}")
+    assert summary.problems == ()
+    np.testing.assert_array_equal(planes_of(repository, repository.plate(summary.id)), values[:, None, None])
+    summary = repository.import_plate(tmp_path / "p", pattern="{pages:channel}{well}.tif")
+    assert summary.channels == ("1", "2", "3")
+    np.testing.assert_array_equal(planes_of(repository, repository.plate(summary.id)), values[None, :, None])
+
+
+def test_pages_go_with_what_the_names_say(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    values = {t: write_pages(tmp_path / "p" / f"A01_{t}.tif", (3, 6, 8)) + t for t in (4, 8)}
+    for t, pages in values.items():
+        tifffile.imwrite(tmp_path / "p" / f"A01_{t}.tif", pages, photometric="minisblack", metadata=None)
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}_{t}.tif")
+    expected = np.stack([values[4], values[8]])[:, None]
+    np.testing.assert_array_equal(planes_of(repository, repository.plate(summary.id)), expected)
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}_{z}.tif")
+    np.testing.assert_array_equal(
+        planes_of(repository, repository.plate(summary.id)), np.stack([values[4], values[8]], 1)[:, None]
+    )
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_stacks_of_imagej_say_what_they_are(repository: EmbeddedRepository, tmp_path: Path, byteorder: str) -> None:
+    values = write_pages(
+        tmp_path / "p" / "A01.tif",
+        (2, 3, 4, 6, 8),
+        imagej=True,
+        byteorder=">",
+        resolution=(2.0, 2.0),
+        metadata={"axes": "TZCYX", "unit": "um", "spacing": 3.5, "finterval": 20.0},
+    )
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.tif")
+    plate = repository.plate(summary.id)
+    assert (summary.problems, summary.channels) == ((), ("1", "2", "3", "4"))
+    np.testing.assert_array_equal(planes_of(repository, plate), values.transpose(0, 2, 1, 3, 4))
+    layout = plate.wells[0].fields[0].images[0].layout
+    assert (layout.pixel_size_um, layout.z_step_um, layout.t_step_s) == (0.5, 3.5, 20.0)
+
+
+def test_an_imagej_stack_with_one_header_is_read_whole(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    path = tmp_path / "p" / "A01.tif"
+    values = write_pages(path, (5, 6, 8), imagej=True, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(path) as file:
+        (first, second) = (file.pages[0].offset, file.pages[1].offset)
+        tags = len(file.pages[0].tags)
+        assert first < second
+    data = bytearray(path.read_bytes())
+    end = first + 2 + 12 * tags
+    data[end : end + 4] = bytes(4)  # the first page is the last
+    path.write_bytes(data)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == 1
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.tif")
+    np.testing.assert_array_equal(planes_of(repository, repository.plate(summary.id)), values[None, None])
+
+
+def test_ome_tiff_files_without_a_plate_are_read_by_a_pattern(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    values = write_pages(
+        tmp_path / "p" / "A01.ome.tif",
+        (2, 3, 4, 6, 8),
+        ome=True,
+        metadata={
+            "axes": "TCZYX",
+            "Channel": {"Name": ["DAPI", "GFP", "Cy5"], "EmissionWavelength": [450, 520, 670]},
+            "PhysicalSizeX": 0.3,
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeZ": 1500,
+            "PhysicalSizeZUnit": "nm",
+            "TimeIncrement": 2,
+            "TimeIncrementUnit": "min",
+        },
+    )
+    with pytest.raises(RepositoryError, match="is not a plate that can be read"):
+        repository.import_plate(tmp_path / "p")
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.ome.tif")
+    plate = repository.plate(summary.id)
+    assert [(one.name, one.emission_nm) for one in plate.channels] == [("DAPI", 450), ("GFP", 520), ("Cy5", 670)]
+    np.testing.assert_array_equal(planes_of(repository, plate), values)
+    layout = plate.wells[0].fields[0].images[0].layout
+    assert (layout.pixel_size_um, layout.z_step_um, layout.t_step_s) == (0.3, 1.5, 120)
+
+
+def test_several_channels_in_files_that_are_named_by_channel_are_told_apart(
+    repository: EmbeddedRepository, tmp_path: Path
+) -> None:
+    for dye in ("blue", "green"):
+        write_pages(tmp_path / "p" / f"A01_{dye}.tif", (2, 6, 8), imagej=True, metadata={"axes": "CYX"})
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}_{channel}.tif")
+    assert summary.channels == ("blue 1", "blue 2", "green 1", "green 2")
+
+
+def test_pages_that_contradict_the_names_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    write_pages(tmp_path / "p" / "A01_z1.tif", (3, 6, 8), imagej=True, metadata={"axes": "ZYX"})
+    write_pages(tmp_path / "p" / "A02_z1.tif", (6, 8))
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}_z{z}.tif")
+    assert summary.planes == 1
+    assert "A01_z1.tif holds 3 planes along z, and its name says z already (A01 field 1" in summary.problems[0]
+
+
+def test_colour_images_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "p", "A01.tif")
+    tifffile.imwrite(folder / "A02.tif", np.zeros((6, 8, 3), np.uint8), photometric="rgb", metadata=None)
+    summary = repository.import_plate(folder, pattern="{well}.tif")
+    assert summary.wells == 1
+    told = "A02.tif is a colour image, of 3 samples a pixel; planes must be grey-scale (A02 field 1, channel 1, z=0)"
+    assert told in summary.problems[0]
+
+
+@pytest.mark.parametrize(("bigtiff", "size", "pages"), [(False, 32_900, 1), (False, 33_000, 2), (True, 32_900, 1)])
+def test_a_file_of_several_pages_that_is_cut_off_is_told(
+    repository: EmbeddedRepository, tmp_path: Path, bigtiff: bool, size: int, pages: int
+) -> None:
+    write_pages(tmp_path / "p" / "A01.tif", (4, 64, 64))
+    path = tmp_path / "p" / "A02.tif"
+    write_pages(path, (4, 64, 64), bigtiff=bigtiff)
+    # A reader that follows the pages from one to the next sees the first pages alone.
+    os.truncate(path, size)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == pages
+    summary = repository.import_plate(tmp_path / "p", pattern="{well}.tif")
+    assert summary.wells == 1
+    assert f"{path} is truncated after its page {pages}: it has {size:,} bytes (A02 field 1" in " ".join(
+        summary.problems
     )
 
 

@@ -19,6 +19,7 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     WellPlace,
 )
 from openhcs_jupyter.repository.embedded.formats.imagexpress import ImageXpress
+from openhcs_jupyter.repository.embedded.formats.ometiff import OmeTiff
 from openhcs_jupyter.repository.embedded.formats.omezarr import OmeZarr
 from openhcs_jupyter.repository.embedded.formats.opera import Opera
 from openhcs_jupyter.repository.embedded.formats.pattern import NamePattern, Patterned
@@ -35,6 +36,7 @@ __all__ = [
     "FoundPlate",
     "ImageXpress",
     "NamePattern",
+    "OmeTiff",
     "OmeZarr",
     "Opera",
     "Patterned",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 
-_OWN: tuple[type[Reader], ...] = (ImageXpress, Yokogawa, Opera, OmeZarr)
+_OWN: tuple[type[Reader], ...] = (ImageXpress, Yokogawa, Opera, OmeZarr, OmeTiff)
 
 
 def readers() -> list[Reader]:

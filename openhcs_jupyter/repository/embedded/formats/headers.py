@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from openhcs_jupyter.repository.embedded.formats.base import Progress
-from openhcs_jupyter.repository.embedded.formats.tiff import TiffFaultError, TiffHeader, read_header
+from openhcs_jupyter.repository.embedded.formats.tiff import (
+    TiffFaultError,
+    TiffHeader,
+    TiffPages,
+    read_header,
+    read_pages,
+)
+
+T = TypeVar("T")
 
 
 def read_headers(files: Sequence[tuple[str, int]], progress: Progress | None = None) -> list[TiffHeader | str]:
@@ -25,21 +34,31 @@ def read_headers(files: Sequence[tuple[str, int]], progress: Progress | None = N
     list of TiffHeader or str
         One a file, in their order; a sentence that names the file where it cannot be used.
     """
-    headers: list[TiffHeader | str] = []
+    return _read_all(read_header, files, progress)
+
+
+def read_all_pages(files: Sequence[tuple[str, int]], progress: Progress | None = None) -> list[TiffPages | str]:
+    """Read the headers of all pages of all files; parameters as of `read_headers`."""
+    return _read_all(read_pages, files, progress)
+
+
+def _read_all(
+    read: Callable[[Path, int], T], files: Sequence[tuple[str, int]], progress: Progress | None
+) -> list[T | str]:
+    def one(file: tuple[str, int]) -> T | str:
+        path, size = file
+        try:
+            return read(Path(path), size)
+        except TiffFaultError as fault:
+            return f"{path} {fault}"
+
+    found: list[T | str] = []
     pool = ThreadPoolExecutor(8, thread_name_prefix="headers")
     try:
-        for header in pool.map(_header, files, chunksize=64):
-            headers.append(header)
-            if progress is not None and (len(headers) % 64 == 0 or len(headers) == len(files)):
-                progress(len(headers), len(files))
+        for header in pool.map(one, files, chunksize=64):
+            found.append(header)
+            if progress is not None and (len(found) % 64 == 0 or len(found) == len(files)):
+                progress(len(found), len(files))
     finally:
         pool.shutdown(cancel_futures=True)
-    return headers
-
-
-def _header(file: tuple[str, int]) -> TiffHeader | str:
-    path, size = file
-    try:
-        return read_header(Path(path), size)
-    except TiffFaultError as fault:
-        return f"{path} {fault}"
+    return found

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 
+from openhcs_jupyter.model import Channel
 from openhcs_jupyter.repository.embedded.formats.base import FieldPlace, FoundField
 
 
@@ -94,6 +95,28 @@ def told_apart(names: Sequence[str], marks: Sequence[str], source: str) -> tuple
     ]
     unique = [f"{name} ({mark})" if count[name] > 1 else name for name, mark in zip(names, marks, strict=True)]
     return unique, problems
+
+
+def joined_channels(images: Iterable[Sequence[Channel]]) -> tuple[dict[str, Channel], list[str]]:
+    """Gather the channels of a plate whose images name their own: those of the first image, then what others add.
+
+    Returns
+    -------
+    channels : dict
+        By name.
+    problems : list of str
+        One if the images differ.
+    """
+    channels: dict[str, Channel] = {}
+    sets: Counter[tuple[str, ...]] = Counter()
+    for image in images:
+        sets[tuple(channel.name for channel in image)] += 1
+        for channel in image:
+            channels.setdefault(channel.name, channel)
+    if len(sets) < 2:
+        return channels, []
+    told = "; ".join(f"{', '.join(names)} in {count}" for names, count in sets.most_common(3))
+    return channels, [f"the images have different channels: {told}"]
 
 
 def z_step(stacks: Iterable[Mapping[int, float]]) -> float | None:

@@ -7,7 +7,6 @@ image. Chunks are files: those that are there are registered one by one, so that
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from openhcs_jupyter.repository.embedded.formats.base import (
 )
 from openhcs_jupyter.repository.embedded.formats.folders import the_only
 from openhcs_jupyter.repository.embedded.formats.indexed import LARGEST_PLATE
-from openhcs_jupyter.repository.embedded.formats.metadata import micrometres, seconds, told_apart
+from openhcs_jupyter.repository.embedded.formats.metadata import joined_channels, micrometres, seconds, told_apart
 from openhcs_jupyter.repository.embedded.formats.zarr_arrays import (
     FILES,
     ZarrArray,
@@ -68,7 +67,7 @@ class OmeZarr(Reader):
         found = [image for image in images if isinstance(image, _Image)]
         if not found:
             raise RepositoryError(f"None of the {len(images)} images of {root} can be read: {images[0]}")
-        channels, lines = _channels(found)
+        channels, lines = joined_channels(image.channels for image in found)
         problems += lines
         planes: list[FoundPlane] = []
         for place, image in zip(places, images, strict=True):
@@ -330,19 +329,6 @@ def _facts(
         )
         position = (round(y, 6), round(x, 6))
     return FoundField(position_um=position, pixel_size_um=pixel, z_step_um=size("z"), t_step_s=size("t"))
-
-
-def _channels(images: Sequence[_Image]) -> tuple[dict[str, Channel], list[str]]:
-    """Gather the channels of the plate: those of the first image, then those that others have beside them."""
-    channels: dict[str, Channel] = {}
-    for image in images:
-        for channel in image.channels:
-            channels.setdefault(channel.name, channel)
-    sets = Counter(tuple(channel.name for channel in image.channels) for image in images)
-    if len(sets) < 2:
-        return channels, []
-    told = "; ".join(f"{', '.join(names)} in {count}" for names, count in sets.most_common(3))
-    return channels, [f"the images have different channels: {told}"]
 
 
 def _planes(root: Path, place: _Place, image: _Image, channels: Mapping[str, Channel]) -> Iterator[FoundPlane]:

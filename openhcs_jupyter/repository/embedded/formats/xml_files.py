@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree.ElementTree import Element, ParseError, iterparse
 from xml.parsers import expat
 
@@ -13,9 +15,10 @@ from openhcs_jupyter.errors import RepositoryError
 _CHUNK = 1 << 16
 
 
-def elements(path: Path, *names: str) -> Iterator[Element]:
+def elements(path: Path, *names: str, content: bytes | None = None) -> Iterator[Element]:
     """Iterate over the elements of these names, whatever their namespace, in the order in which they end.
 
+    `content` is read instead of the file where it is given; `path` names it in errors.
     An element is emptied when the next one is asked for, so that a file's size is not that of its tree.
 
     Raises
@@ -26,8 +29,9 @@ def elements(path: Path, *names: str) -> Iterator[Element]:
     """
     wanted: dict[str, bool] = {}
     try:
-        _refuse_document_type(path)
-        with path.open("rb") as stream:
+        with _opened(path, content) as stream:
+            _refuse_document_type(path, stream)
+            stream.seek(0)
             for _, element in iterparse(stream):  # noqa: S314 entities are refused above
                 tag = element.tag
                 if tag not in wanted:
@@ -54,7 +58,11 @@ class _RootReachedError(Exception):
     """The file's first element: what stands before it is known."""
 
 
-def _refuse_document_type(path: Path) -> None:
+def _opened(path: Path, content: bytes | None) -> BinaryIO:
+    return path.open("rb") if content is None else BytesIO(content)
+
+
+def _refuse_document_type(path: Path, stream: BinaryIO) -> None:
     parser = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
@@ -65,10 +73,9 @@ def _refuse_document_type(path: Path) -> None:
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = stop
-    with path.open("rb") as stream:
-        try:
-            while chunk := stream.read(_CHUNK):
-                parser.Parse(chunk, False)
-            parser.Parse(b"", True)
-        except _RootReachedError:
-            return
+    try:
+        while chunk := stream.read(_CHUNK):
+            parser.Parse(chunk, False)
+        parser.Parse(b"", True)
+    except _RootReachedError:
+        return
