@@ -375,7 +375,7 @@ def test_a_colour_image_is_a_hole_and_named(repository: EmbeddedRepository, make
     path = made.file("A01", 1, 0, 0)
     tifffile.imwrite(path, np.zeros((8, 8, 3), np.uint8), photometric="rgb")
     (problem,) = repository.import_plate(made.folder).problems
-    assert problem.startswith(f"{path} holds no grey-scale plane")
+    assert problem.startswith(f"{path} is a colour image")
 
 
 def test_damaged_compressed_pixels_are_an_error_that_names_the_file(
