@@ -9,6 +9,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from openhcs_jupyter.streaming.folder import FolderSource
     from openhcs_jupyter.streaming.listening import ListeningSource
+    from openhcs_jupyter.streaming.opening import open_source
     from openhcs_jupyter.streaming.remote import RemoteSource
     from openhcs_jupyter.streaming.server import StreamServer
     from openhcs_jupyter.streaming.source import Plane, PlaneRequest, Priority, Source, TableRequest
@@ -23,6 +24,7 @@ __all__ = [
     "Source",
     "StreamServer",
     "TableRequest",
+    "open_source",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -30,6 +32,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "folder": ["FolderSource"],
         "listening": ["ListeningSource"],
+        "opening": ["open_source"],
         "remote": ["RemoteSource"],
         "server": ["StreamServer"],
         "source": ["Plane", "PlaneRequest", "Priority", "Source", "TableRequest"],

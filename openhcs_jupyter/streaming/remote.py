@@ -219,8 +219,7 @@ class RemoteSource(NetworkSource):
             If it is none, or the kernel cannot be reached from here.
         """
         found = read_private(file, ConnectionFile)
-        if found.version != FILE_VERSION:
-            raise StreamError(f"{file} is of another release of openhcs-jupyter.", "Bring both sides to the same one.")
+        check_version(found, str(file))
         here = found.machine == machine()
         for endpoint in found.endpoints:
             private = endpoint.control.startswith("ipc://")
@@ -230,7 +229,7 @@ class RemoteSource(NetworkSource):
                 return cls(endpoint, name=found.name, server_key=found.server_key, keys=found.viewer)
         raise StreamError(
             f"{found.name} listens on its own machine only.",
-            f"Go through SSH: openhcs-jupyter viewer HOST:{file.name}, with the file's path on that machine.",
+            "Go through SSH: openhcs-jupyter viewer HOST:FILE, with the file's path on that machine.",
         )
 
     @property
@@ -276,6 +275,18 @@ class RemoteSource(NetworkSource):
     def _send(self, message: Message) -> None:
         with suppress(zmq.Again):  # the session begins anew when the connection is back
             self._control.send(encode(message), zmq.NOBLOCK)
+
+
+def check_version(file: ConnectionFile, named: str) -> None:
+    """Check that a connection file is of a version that is understood here.
+
+    Raises
+    ------
+    StreamError
+        If it is not.
+    """
+    if file.version != FILE_VERSION:
+        raise StreamError(f"{named} is of another release of openhcs-jupyter.", "Bring both sides to the same one.")
 
 
 def received(socket: zmq.Socket[bytes]) -> Iterator[list[zmq.Frame]]:

@@ -1,0 +1,44 @@
+"""Opens whatever a user names to the viewer: a run's folder, a connection file, or one on a machine behind SSH."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from openhcs_jupyter.errors import StreamError
+from openhcs_jupyter.streaming.source import Source
+
+_ELSEWHERE = re.compile(r"^(?:ssh://)?(?P<host>(?:[^/:@\s]+@)?[\w.-]{2,}):(?P<path>[/~].+)$")
+
+
+def open_source(where: str | Path) -> Source:
+    """Return the source that something stands for.
+
+    Parameters
+    ----------
+    where
+        A run's folder, a connection file, or ``HOST:FILE`` for a connection file on a machine that SSH reaches.
+
+    Raises
+    ------
+    StreamError
+        If it is none of these, or cannot be reached.
+    """
+    path = Path(where).expanduser()
+    if (path / "run.json").is_file():
+        from openhcs_jupyter.streaming.folder import FolderSource
+
+        return FolderSource(path.absolute())
+    if path.is_file():
+        from openhcs_jupyter.streaming.remote import RemoteSource
+
+        return RemoteSource.of(path)
+    elsewhere = _ELSEWHERE.match(str(where))
+    if elsewhere is not None:
+        from openhcs_jupyter.streaming.ssh import SshSource
+
+        return SshSource(elsewhere["host"], elsewhere["path"])
+    raise StreamError(
+        f"{where} is neither a run's folder nor a connection file.",
+        "%openhcs view prints what to open; openhcs-jupyter runs lists the runs.",
+    )
