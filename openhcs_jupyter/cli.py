@@ -104,6 +104,19 @@ def _parser() -> OptionParser:
     ):
         command = add(name, handler, text, repository=True)
         command.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+    viewer = add("viewer", _viewer, "Open a window that shows runs as they go on, or one that has ended.")
+    viewer.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a run's folder, a connection file, or HOST:FILE for a file on a machine behind SSH",
+    )
+    viewer.add_argument(
+        "--bind",
+        metavar="ADDRESS:PORT",
+        help="listen instead, for kernels that are given the line that is printed; 0.0.0.0:5555 listens everywhere",
+    )
+    viewer.add_argument("--called", metavar="HOST", help="how kernels call this machine; left out, its own name")
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -204,6 +217,27 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     with _connect(arguments) as repository:
         return _show(plan_view(find_run(repository, arguments.run).plan))
+
+
+def _viewer(arguments: argparse.Namespace) -> int:
+    from socket import gethostname
+
+    from openhcs_jupyter.streaming import ListeningSource, Source, open_source
+    from openhcs_jupyter.streaming.keys import address_of, is_everywhere
+
+    if (arguments.source is None) == (arguments.bind is None):
+        raise UsageError("viewer takes a source or --bind", "%openhcs view in a notebook prints what to open.")
+    if arguments.bind is None:
+        source: Source = open_source(arguments.source)
+    else:
+        host, port = address_of(arguments.bind)
+        called = arguments.called or (gethostname() if is_everywhere(host) else host)
+        listening = ListeningSource(host, port, called=called)
+        _say(f"%openhcs view {listening.invitation.line()}")
+        source = listening
+    from openhcs_jupyter.viewer.main import main as show
+
+    return show(source)
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Write results into the repository unless ``--no-save`` is given."""
     cache_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """What a repository's store of runs may hold; 0 takes half of the disk that is free without it."""
+    viewer_host: str = ""
+    """Where a listening viewer runs, as OpenHCS calls it; ``--view`` shows runs there."""
+    viewer_port: int = 5555
+    """Its port; announcements use the next one."""
+    stream_host: str = "127.0.0.1"
+    """Address at which kernels wait for viewers; anything but the loopback lets other machines come, with a key."""
+    stream_port: int = 0
+    """Port at which they wait; 0 takes a free one."""
     data_dir: str = ""
     """Where the default and demo repositories lie; empty is the user's data folder."""
 

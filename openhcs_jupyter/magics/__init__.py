@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 _MAGIC = "openhcs"
 _AWAITED = "openhcs_awaited"
 """The same magic where its result is awaited, so that the kernel answers while a run goes on."""
-_WAITING = ("attach", "run")
+_WAITING = ("attach", "run", "view")
 """Sub-commands that wait for a run."""
 _ATTRIBUTE = "_openhcs_state"
 
@@ -49,6 +50,14 @@ def load(shell: InteractiveShell) -> None:
         from openhcs_jupyter.kernel import help_links
 
         kernel.help_links = [*help_links(), *kernel.help_links]
+        _take_up_viewers(state, kernel)
+
+
+def _take_up_viewers(state: Any, kernel: Any) -> None:
+    """Let the viewers of a kernel that was restarted find it again; what it served them by lies beside its file."""
+    file = getattr(getattr(kernel, "parent", None), "abs_connection_file", "")
+    if os.path.isdir(f"{os.path.splitext(file)[0]}.openhcs"):  # noqa: PTH112, PTH122 - pathlib costs time to import
+        state.viewing.take_up()
 
 
 def _words(shell: InteractiveShell) -> Callable[[], None]:

@@ -83,6 +83,8 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
         return
     run = start(plan, options)
     state.keep(name, run, source)
+    if options.view:
+        show(await state.viewing.view(run, pause))
     if options.background:
         show(_started(name, run.id))
         return

@@ -119,6 +119,7 @@ _POSITIONALS = {
     "cancel": ("runs",),
     "results": ("runs",),
     "plan": ("runs",),
+    "view": ("runs",),
     "config": ("settings",),
     "help": ("topics",),
 }

@@ -67,6 +67,9 @@ def line_parser() -> OptionParser:
     ):
         command = add(name, handler, text)
         command.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    view = add("view", _view, "Show a run in napari, here or on another machine.")
+    what = "variable, name or id, or the line of a listening viewer; left out, the last one"
+    view.add_argument("run", nargs="?", metavar="RUN", help=what)
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME", help="of the setting")
     config.add_argument("value", nargs="?", metavar="VALUE", help="kept in the user's settings file")
@@ -197,6 +200,13 @@ async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> No
         show(plan_view(next(reversed(state.plans.values()))))
     else:
         show(plan_view(find_run(state.repository, arguments.run).plan))
+
+
+async def _view(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    if arguments.run is not None and "://" in arguments.run:
+        show(await state.viewing.call(arguments.run, state.run(None), pause))
+    else:
+        show(await state.viewing.view(state.run(arguments.run), pause))
 
 
 async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

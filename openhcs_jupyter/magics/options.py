@@ -45,6 +45,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``last`` or a run's id."""
     force: bool = False
     background: bool = False
+    view: bool = False
+    """Show the results in a viewer as they arrive."""
     quiet: bool = False
     help: bool = False
 
@@ -149,6 +151,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
     )
     how.add_argument("--force", action="store_true", help="compute everything anew, also what is there already")
     if background:
+        how.add_argument("--view", action="store_true", help="show the results in napari as they arrive")
         how.add_argument("--background", action="store_true", help="return at once; %%openhcs status and attach follow")
     how.add_argument("--quiet", action="store_true", help="show the result only, no progress")
 

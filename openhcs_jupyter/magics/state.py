@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
     from openhcs_jupyter.engine import Run
     from openhcs_jupyter.magics.errors import Source
+    from openhcs_jupyter.magics.viewing import Viewing
     from openhcs_jupyter.repository import Repository
 
 
@@ -38,6 +39,16 @@ class State:
         """By the run's id."""
         self.error: BaseException | None = None
         """What a magic raised last."""
+        self._viewing: Viewing | None = None
+
+    @property
+    def viewing(self) -> Viewing:
+        """What serves viewers."""
+        if self._viewing is None:
+            from openhcs_jupyter.magics.viewing import Viewing
+
+            self._viewing = Viewing(self.shell)
+        return self._viewing
 
     @property
     def plate(self) -> int | None:

@@ -271,7 +271,9 @@ class _Adapter:
             )
         for config in _STREAMS:
             if _is_on(step, config):
-                self.notes.append((f"{config} of step {step.name!r}", "the stream to viewers comes in a later version"))
+                self.notes.append(
+                    (f"{config} of step {step.name!r}", "what is shown is said for the whole run: --view")
+                )
 
     # Functions.
 

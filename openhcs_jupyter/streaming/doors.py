@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, keys_of, private_folder
+from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, is_everywhere, keys_of, private_folder
 from openhcs_jupyter.streaming.sockets import Monitor, bind_private, join_curve, prepare, serve_curve
 from openhcs_jupyter.streaming.wire import MOST_REQUEST_BYTES, Knock, encode
 
@@ -118,7 +118,8 @@ class CallingDoor(Door):
         super().__init__(control, news, None)
         self._invitation = invitation
         self._knock = knock
-        self._let_in = False
+        self.is_let_in = False
+        """The viewer has answered; before, it would turn announcements away."""
         self._monitor = Monitor(control)
         self.is_done = False
         """The key is enrolled, or the token is used up; the kernel calls again without it."""
@@ -165,8 +166,8 @@ class CallingDoor(Door):
         frames = self._control.recv_multipart(zmq.NOBLOCK)
         if self._invitation.token:
             self.is_done = True
-        elif not self._let_in:  # before the viewer has let this kernel in, it turns announcements away
-            self._let_in = True
+        elif not self.is_let_in:
+            self.is_let_in = True
             self._news.connect(self._invitation.endpoint.news)
         return b"", frames
 
@@ -234,5 +235,4 @@ def _bound(context: zmq.Context[zmq.Socket[bytes]]) -> tuple[zmq.Socket[bytes], 
 def _bind(socket: zmq.Socket[bytes], host: str, port: int) -> str:
     socket.bind(f"tcp://{host}:{port or '*'}")
     bound = str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
-    everywhere = host in ("0.0.0.0", "::", "[::]", "*")  # noqa: S104
-    return f"tcp://{gethostname()}:{bound.rpartition(':')[2]}" if everywhere else bound
+    return f"tcp://{gethostname()}:{bound.rpartition(':')[2]}" if is_everywhere(host) else bound

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import platformdirs
 
-from openhcs_jupyter.errors import StreamError
+from openhcs_jupyter.errors import StreamError, UsageError
 
 FILE_VERSION = 1
 T = TypeVar("T")
@@ -90,6 +90,25 @@ def read_invitation(line: str) -> Invitation:
         )
     token = _from_hex(match[4]) if match[4] else ""
     return Invitation(host=match[1], port=int(match[2]), key=_from_hex(match[3]), token=token)
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Read ``ADDRESS:PORT``.
+
+    Raises
+    ------
+    UsageError
+        If it is none; the port after it must be free, too.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65535:
+        raise UsageError(f"{text!r} is no ADDRESS:PORT", "Write 127.0.0.1:5555, or 0.0.0.0:5555 to listen everywhere.")
+    return host, int(port)
+
+
+def is_everywhere(host: str) -> bool:
+    """Tell whether an address stands for all of this machine's."""
+    return host in ("0.0.0.0", "::", "[::]", "*")  # noqa: S104
 
 
 def new_keys() -> KeyPair:

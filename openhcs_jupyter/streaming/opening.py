@@ -6,9 +6,22 @@ import re
 from pathlib import Path
 
 from openhcs_jupyter.errors import StreamError
+from openhcs_jupyter.streaming.keys import ConnectionFile, read_private
 from openhcs_jupyter.streaming.source import Source
 
 _ELSEWHERE = re.compile(r"^(?:ssh://)?(?P<host>(?:[^/:@\s]+@)?[\w.-]{2,}):(?P<path>[/~].+)$")
+
+
+def is_source(path: str | Path) -> bool:
+    """Tell whether a path is a run's folder or a connection file, without opening it."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return (path / "run.json").is_file()
+    try:
+        read_private(path, ConnectionFile)
+    except StreamError:
+        return False
+    return True
 
 
 def open_source(where: str | Path) -> Source:

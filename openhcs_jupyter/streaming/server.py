@@ -173,6 +173,13 @@ class StreamServer:
             self._keep()
         self._order(lambda: self._call(invitation))
 
+    def is_called(self, invitation: Invitation) -> bool:
+        """Tell whether a listening viewer has let this kernel in."""
+        return any(
+            isinstance(door, CallingDoor) and door.calls == invitation.endpoint and door.is_let_in
+            for door in list(self._doors.values())
+        )
+
     def close(self) -> None:
         """Tell the viewers, end the thread and close the sockets; a kernel that starts again takes up the rest."""
         self._end.set()

@@ -11,6 +11,7 @@ from typing import Any
 from qtpy.QtCore import QTimer
 
 from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.streaming import open_source
 from openhcs_jupyter.streaming.layers import (
     AnyAnnouncement,
     LayerKnown,
@@ -22,7 +23,6 @@ from openhcs_jupyter.streaming.layers import (
     TableReady,
 )
 from openhcs_jupyter.streaming.source import Priority, Source
-from openhcs_jupyter.viewer.main import open_source
 from openhcs_jupyter.viewer.models.feed import Feed
 from openhcs_jupyter.viewer.models.fetching import Wish
 from openhcs_jupyter.viewer.models.layout import Mode

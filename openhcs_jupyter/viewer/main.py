@@ -7,8 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from openhcs_jupyter.errors import StreamError, UsageError
-from openhcs_jupyter.streaming import FolderSource, Source
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.streaming import Source, open_source
 
 _CLOSING_S = 5.0
 
@@ -19,7 +19,7 @@ def main(argument: str | Path | Source) -> int:
     Parameters
     ----------
     argument
-        A run's folder, a connection file, or a source.
+        What `openhcs_jupyter.streaming.open_source` opens, or a source.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def main(argument: str | Path | Source) -> int:
     UsageError
         If napari is not installed, or there is no screen.
     StreamError
-        If the argument is neither a run's folder nor a connection file.
+        If the argument cannot be opened.
     """
     if find_spec("napari") is None:
         raise UsageError("The viewer needs napari.", "Install it: pip install 'openhcs-jupyter[viewer]'.")
@@ -52,17 +52,3 @@ def main(argument: str | Path | Source) -> int:
     session.close()
     session.wait_closed(_CLOSING_S)
     return 0
-
-
-def open_source(argument: str | Path) -> Source:
-    """Return the source that a run's folder or a connection file stands for.
-
-    Raises
-    ------
-    StreamError
-        If it is neither.
-    """
-    path = Path(argument).expanduser()
-    if (path / "run.json").is_file():
-        return FolderSource(path)
-    raise StreamError(f"{path} is neither a run's folder nor a connection file.", "See openhcs-jupyter runs.")

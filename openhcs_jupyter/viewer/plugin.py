@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.viewer.main import open_source
+from openhcs_jupyter.streaming import open_source
+from openhcs_jupyter.streaming.opening import is_source
 
 if TYPE_CHECKING:
     import napari
@@ -20,12 +20,7 @@ Nothing = list[tuple[None]]
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], Nothing] | None:
     """Return the reader of a run's folder or a connection file; None where `path` is neither."""
     paths = [path] if isinstance(path, str) else list(path)
-    try:
-        for one in paths:
-            open_source(one)
-    except OpenHCSError:
-        return None
-    return _read if paths else None
+    return _read if paths and all(map(is_source, paths)) else None
 
 
 def panel(napari_viewer: napari.Viewer) -> QWidget:

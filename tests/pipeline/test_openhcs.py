@@ -163,7 +163,7 @@ def test_streaming_is_accepted_and_told() -> None:
     config = SimpleNamespace(enabled=True, host="localhost", port=5555)
     adapted = adapt([FunctionStep(gaussian_blur, name="blur", napari_streaming_config=config)], PLATE)
     assert adapted.notes == (
-        ("napari_streaming_config of step 'blur'", "the stream to viewers comes in a later version"),
+        ("napari_streaming_config of step 'blur'", "what is shown is said for the whole run: --view"),
     )
 
 

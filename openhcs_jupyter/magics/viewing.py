@@ -1,0 +1,214 @@
+"""``%openhcs view`` and ``--view``: serves this kernel's runs to napari windows, here or on the user's own machine."""
+
+from __future__ import annotations
+
+import atexit
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from openhcs_jupyter.errors import OpenHCSError, StreamError
+from openhcs_jupyter.magics.render import Rendered, card, code, escape
+from openhcs_jupyter.widgets.session import is_watched
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.magics.follow import Pause
+    from openhcs_jupyter.streaming import StreamServer
+    from openhcs_jupyter.streaming.keys import Invitation
+
+_SUFFIX = ".openhcs"
+_ANSWER_S, _TICK_S = 3.0, 0.05
+_CALLER = "kernel"
+_KNOWN = "known-viewers.json"
+
+
+class _KnownViewers(msgspec.Struct, frozen=True, kw_only=True):
+    """Public keys of listening viewers, by ``HOST:PORT``."""
+
+    keys: dict[str, str] = {}
+
+
+class Viewing:
+    """Serves the viewers of one kernel, from when they are first wanted.
+
+    Parameters
+    ----------
+    shell
+        The kernel's.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._server: StreamServer | None = None
+        self._window: subprocess.Popen[bytes] | None = None
+
+    async def view(self, run: Run, pause: Pause) -> Rendered:
+        """Show a run in a window: one that is open, one that listens where the settings say, or a new one.
+
+        Raises
+        ------
+        StreamError
+            If viewers cannot be served, or the settings name a viewer that is not known yet.
+        """
+        from openhcs_jupyter.config import load_settings
+
+        server = self._serve()
+        server.show(run.folder)
+        settings = load_settings()
+        if settings.viewer_host:
+            return await self._called(known_viewer(settings.viewer_host, settings.viewer_port), run, pause)
+        if self._opens_windows():
+            if server.viewers == 0 and (self._window is None or self._window.poll() is not None):
+                self._open(server.connection_file)
+            return _told(f"{run.name} is shown in the viewer on this machine.", [])
+        return _told(f"{run.name} can be viewed.", lines(server.connection_file))
+
+    async def call(self, line: str, run: Run, pause: Pause) -> Rendered:
+        """Show a run in the window whose listening viewer printed a line.
+
+        Raises
+        ------
+        StreamError
+            If it is no such line, or viewers cannot be served.
+        """
+        from openhcs_jupyter.streaming.keys import read_invitation
+
+        invitation = read_invitation(line)
+        self._serve().show(run.folder)
+        _remember(invitation)
+        return await self._called(invitation, run, pause)
+
+    def take_up(self) -> None:
+        """Serve again what this kernel served before it was restarted, if it did; returns at once."""
+        folder = self._folder()
+        if folder is not None and folder.is_dir():
+            threading.Thread(target=self._try, name="openhcs-take-up", daemon=True).start()
+
+    def _try(self) -> None:
+        with suppress(OpenHCSError):  # whoever wants to view something is told
+            self._serve()
+
+    def _serve(self) -> StreamServer:
+        if self._server is None:
+            from openhcs_jupyter.config import load_settings
+            from openhcs_jupyter.streaming import StreamServer
+            from openhcs_jupyter.streaming.keys import kept_keys, runtime_folder
+
+            settings = load_settings()
+            folder = self._folder()
+            if folder is None:
+                folder = runtime_folder() / f"ipython-{os.getpid()}"
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            else:
+                _sweep(folder.parent)
+            server = StreamServer(
+                folder,
+                name=f"{getpass.getuser()}@{socket.gethostname()}",
+                host=settings.stream_host,
+                port=settings.stream_port,
+                keys=kept_keys(_CALLER),
+            )
+            server.start()
+            atexit.register(server.close)
+            self._server = server
+        return self._server
+
+    async def _called(self, invitation: Invitation, run: Run, pause: Pause) -> Rendered:
+        server = self._serve()
+        server.call(invitation)
+        where = f"{invitation.host}:{invitation.port}"
+        left = _ANSWER_S
+        while not server.is_called(invitation) and left > 0:
+            await pause(_TICK_S)
+            left -= _TICK_S
+        if server.is_called(invitation):
+            return _told(f"{run.name} is shown in the viewer at {where}.", [])
+        return _told(
+            f"The viewer at {where} has not answered yet; {run.name} is shown when it does.",
+            ["Is it open, does it let this kernel in, and does the firewall?"],
+        )
+
+    def _opens_windows(self) -> bool:
+        screen = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        here = "SSH_CONNECTION" not in os.environ
+        return screen and here and is_watched(self._shell) and find_spec("napari") is not None
+
+    def _open(self, file: Path) -> None:
+        with (file.parent / "viewer.log").open("wb") as log:
+            self._window = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "openhcs_jupyter.cli", "viewer", str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _folder(self) -> Path | None:
+        """Return where this kernel's keys lie: beside its connection file, which outlives a restart."""
+        application = getattr(getattr(self._shell, "kernel", None), "parent", None)
+        file = getattr(application, "abs_connection_file", None)
+        return Path(file).with_suffix(_SUFFIX) if file else None
+
+
+def lines(file: Path) -> list[str]:
+    """Return what is pasted into a terminal to view what a connection file stands for: here, and through SSH."""
+    there = f"{getpass.getuser()}@{socket.gethostname()}:{file}"
+    return [
+        "On this machine:",
+        f"openhcs-jupyter viewer {file}",
+        "On another one that reaches it by SSH:",
+        f"openhcs-jupyter viewer {there}",
+    ]
+
+
+def known_viewer(host: str, port: int) -> Invitation:
+    """Return how to call a listening viewer that has let this user's kernels in before.
+
+    Raises
+    ------
+    StreamError
+        If none at this address has.
+    """
+    from openhcs_jupyter.streaming.keys import Invitation, data_folder, read_private
+
+    path = data_folder() / _KNOWN
+    known = read_private(path, _KnownViewers) if path.exists() else _KnownViewers()
+    key = known.keys.get(f"{host}:{port}")
+    if key is None:
+        raise StreamError(
+            f"The viewer at {host}:{port}, which the settings name, is not known yet.",
+            f"Start it there with openhcs-jupyter viewer --bind 0.0.0.0:{port}, and give the line that it prints to "
+            "%openhcs view once.",
+        )
+    return Invitation(host=host, port=port, key=key)
+
+
+def _remember(invitation: Invitation) -> None:
+    from openhcs_jupyter.streaming.keys import data_folder, read_private, write_private
+
+    path = data_folder() / _KNOWN
+    known = read_private(path, _KnownViewers) if path.exists() else _KnownViewers()
+    write_private(path, _KnownViewers(keys=known.keys | {f"{invitation.host}:{invitation.port}": invitation.key}))
+
+
+def _sweep(place: Path) -> None:
+    """Remove what kernels left that have gone for good."""
+    for folder in place.glob(f"*{_SUFFIX}"):
+        if not folder.with_suffix(".json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(title: str, body: list[str]) -> Rendered:
+    marked = [code(line) if line.startswith("openhcs-jupyter") else escape(line) for line in body]
+    return Rendered("\n".join([title, *(f"  {line}" for line in body)]), card(escape(title), marked))
