@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, Stage, TakenChannel
+from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, PlannedStep, Stage, TakenChannel
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
-from openhcs_jupyter.compiler.selection import Selection, choose, hold_to_usual
+from openhcs_jupyter.compiler.selection import Chosen, Selection, choose, hold_to_usual
 from openhcs_jupyter.compiler.stages import Splitter, add_saving, finished
 from openhcs_jupyter.compiler.units import UnitMaker
 from openhcs_jupyter.model import Plate
@@ -65,6 +65,7 @@ def compile(
     resolved = resolve(pipeline, chosen, problems)
     chosen = hold_to_usual(plate, selection, chosen, resolved.taken, problems)
     steps, results = decide_results(pipeline, resolved, problems)
+    _check_sizes(pipeline, steps, chosen, problems)
     problems.raise_if_any()
 
     wells = len({well.id for well, _, _ in chosen.fields})
@@ -97,6 +98,31 @@ def compile(
         save=save,
     )
     return plan.bind(pipeline, plate)
+
+
+def _check_sizes(pipeline: Pipeline, steps: Sequence[PlannedStep], chosen: Chosen, problems: Problems) -> None:
+    """Find wells whose fields differ in size where a step takes them together as they were recorded."""
+    together = None
+    for step in steps:
+        if step.kind != "table" and step.stack == "field":
+            together = step
+            break
+        if step.kind == "pixels" and any(use.kind != "measure" for uses in step.chains.values() for use in uses):
+            return  # what it makes of them, only running tells
+    if together is None:
+        return
+    first: dict[str, tuple[int, tuple[int, int]]] = {}
+    for well, field, image in chosen.fields:
+        size = (image.layout.size_y, image.layout.size_x)
+        number, other = first.setdefault(well.name, (field.number, size))
+        if size != other:
+            problems.add(
+                f"the fields of {well.name} differ in size and cannot be taken together: field {number} has "
+                f"{other[0]} x {other[1]} pixels, field {field.number} {size[0]} x {size[1]}",
+                "Choose fields of one size with --fields, or leave the well out of --wells.",
+                pipeline.steps[together.index],
+            )
+            return
 
 
 def _memory(

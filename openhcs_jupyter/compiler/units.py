@@ -252,7 +252,7 @@ def _groups(chosen: Chosen) -> dict[Scope, list[_Group]]:
 
 
 def _facts(layout: Layout, position_um: tuple[float, float] | None) -> str:
-    return f"{position_um} {layout.pixel_size_um} {layout.z_step_um}"
+    return f"{position_um} {layout.pixel_size_um} {layout.z_step_um} {layout.t_step_s}"
 
 
 def _joined(place: Place, groups: Sequence[_Group]) -> _Group:

@@ -346,6 +346,7 @@ class _Unit:
             z_step_um=layout.z_step_um if layout else None,
             positions_um=tuple(positions.get(field) for field in wanted),
             fields=tuple(wanted),
+            t_step_s=layout.t_step_s if layout else None,
         )
 
     def _kept_files(self, step: PlannedStep) -> Iterator[tuple[str, Writer]]:

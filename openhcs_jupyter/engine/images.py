@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +90,7 @@ class Images:
             keys = self._along(along, others, channels)
             for z in range(self._depth(keys)):
                 planes = [self.get(*key).array[z] for key in keys]
+                _require_alike(along, keys, planes)
                 joined = planes[0][None] if len(planes) == 1 else np.stack(planes)
                 joined.flags.writeable = False
                 yield self._site(along, others, z), joined
@@ -169,3 +170,13 @@ class Images:
             None if along == "channel" else channel,
             z,
         )
+
+
+def _require_alike(along: Component, keys: Sequence[Key], planes: Sequence[Pixels]) -> None:
+    """Refuse to stack planes of different sizes; types are joined as NumPy does."""
+    if len({plane.shape for plane in planes}) < 2:
+        return
+    number = {"field": 0, "t": 1, "channel": 2}[along]
+    sizes = {f"{along} {key[number]}": plane.shape for key, plane in zip(keys, planes, strict=True)}
+    told = "; ".join(f"{what} has {shape[0]} x {shape[1]}" for what, shape in list(sizes.items())[:4])
+    raise ValueError(f"images of different sizes cannot be taken together along {along}: {told}")

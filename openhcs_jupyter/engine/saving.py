@@ -32,6 +32,7 @@ def save_pixels(program: Program, work: Work, repository: Repository) -> None:
             arrays=arrays,
             pixel_size_um=layout.pixel_size_um if layout else program.pixel_size_um,
             z_step_um=layout.z_step_um if layout else None,
+            t_step_s=layout.t_step_s if layout else None,
             position_um=work.sources[0].position_um if unit.field else None,
         )
     )

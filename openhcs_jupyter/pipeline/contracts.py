@@ -196,3 +196,5 @@ class Context(NamedTuple):
     """Stage position ``(y, x)`` of the field, or of each field of the stack."""
     fields: tuple[int, ...] = ()
     """Numbers of the fields that `positions_um` are of."""
+    t_step_s: float | None = None
+    """Seconds from one time point to the next."""

@@ -79,6 +79,7 @@ class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
     pixel_size_um: float | None
     z_step_um: float | None
     position_um: tuple[float, float] | None = None
+    t_step_s: float | None = None
 
 
 class ResultWriter(ABC):

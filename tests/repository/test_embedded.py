@@ -404,3 +404,18 @@ def test_the_demo_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert [plate.name for plate in repository.plates()] == ["demo"]
             assert repository.plates()[0].source == str(tmp_path / "demo" / "plates" / "demo")
     assert made == [synthetic.DEMO]
+
+
+def test_a_catalogue_of_the_first_version_is_brought_up_to_date(tmp_path: Path, make_plate: MakePlate) -> None:
+    folder = tmp_path / "old"
+    with EmbeddedRepository(folder) as repository:
+        before = repository.plate(repository.import_plate(make_plate().folder).id)
+    with sqlite3.connect(folder / "catalogue.sqlite") as catalogue:
+        catalogue.execute("ALTER TABLE channel DROP COLUMN excitation_nm")
+        catalogue.execute("ALTER TABLE wellsample DROP COLUMN acquired")
+        catalogue.execute("PRAGMA user_version=1")
+    catalogue.close()
+    with EmbeddedRepository(folder) as repository:
+        assert repository.plate(before.id) == before
+        with repository.open(before.wells[0].fields[0].images[0]) as pixels:
+            assert pixels.plane(0, 0, 0).any()

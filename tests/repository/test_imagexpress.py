@@ -406,7 +406,10 @@ def test_a_field_of_another_size_has_its_own_layout(repository: EmbeddedReposito
     write_images(tmp_path / "p", "A01_s1_w1.tif", "A01_s1_w2.tif", size=(8, 8))
     write_images(tmp_path / "p", "A01_s2_w1.tif", "A01_s2_w2.tif", size=(8, 16))
     summary = repository.import_plate(tmp_path / "p")
-    assert summary.problems == ()
+    assert summary.problems == (
+        "images differ in size or type: 8 x 8 uint16 in 1 field(s), such as A01 field 1; "
+         "8 x 16 uint16 in 1 field(s), such as A01 field 2",
+    )
     plate = repository.plate(summary.id)
     assert [layout_of(plate, number=number).size_x for number in (1, 2)] == [8, 16]
     assert summary.bytes == 2 * 8 * 8 * 2 + 2 * 8 * 16 * 2
@@ -484,3 +487,70 @@ def test_a_reader_of_another_package_wins_where_it_is_surer(tmp_path: Path, monk
     assert choose(write_images(tmp_path / "names alone", "A01_s1_w1.tif")).name == "Other"
     assert choose(write_images(tmp_path / "levels", "ZStep_1/A01_s1_w1.tif")).name == "ImageXpress"
     assert groups == ["openhcs_jupyter.formats"] * 2
+
+
+# Time series
+
+
+def write_series(folder: Path, times: tuple[int, ...], z: int = 1, channels: int = 2, minutes: float = 15.0) -> Path:
+    """Write a time series as MetaXpress does: one folder a time point, in which the slices have theirs."""
+    for index, time in enumerate(times):
+        for c in range(channels):
+            for one in range(z):
+                level = f"TimePoint_{time}" + (f"/ZStep_{one + 1}" if z > 1 else "")
+                path = folder / level / f"series_C03_s2_w{c + 1}{'0' * 8}-0000-0000-0000-{'0' * 12}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                at = f"20260301 {10 + int(index * minutes) // 60}:{int(index * minutes) % 60:02d}:{30 + c}.250"
+                tifffile.imwrite(
+                    path,
+                    np.full((8, 8), 100 * index + 10 * c + one, np.uint16),
+                    description=f'<MetaData><prop id="acquisition-time-local" type="time" value="{at}"/></MetaData>',
+                    metadata=None,
+                )
+    return folder
+
+
+@pytest.mark.parametrize("times", [(1, 2, 3), (2, 4, 9)])
+@pytest.mark.parametrize("z", [1, 2])
+def test_time_points_are_counted_whatever_their_folders_are_called(
+    repository: EmbeddedRepository, tmp_path: Path, times: tuple[int, ...], z: int
+) -> None:
+    summary = repository.import_plate(write_series(tmp_path / "series", times, z))
+    assert (summary.problems, summary.planes) == ((), 3 * 2 * z)
+    plate = repository.plate(summary.id)
+    (field,) = plate.wells[0].fields
+    assert (field.number, field.acquired) == (2, "2026-03-01T10:00:30.250000")
+    layout = field.images[0].layout
+    assert (layout.size_t, layout.size_z, layout.t_step_s) == (3, z, 900.0)
+    with repository.open(field.images[0]) as pixels:
+        for t, c, one in np.ndindex(3, 2, z):
+            assert (pixels.plane(t, c, one) == 100 * t + 10 * c + one).all()
+
+
+def test_a_wavelength_that_is_recorded_every_other_time_is_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", (1, 2, 3))
+    for path in (folder / "TimePoint_2").glob("*_w2*"):
+        path.unlink()
+    write_series(tmp_path / "other", (1, 2, 3))
+    for path in (tmp_path / "other").rglob("*.tif"):
+        shutil.copy(path, folder / path.parent.name / path.name.replace("C03", "C04"))
+    assert repository.import_plate(folder).problems == ("C03 field 2, channel w2 has no file at t=1, z=0",)
+
+
+def test_an_htd_file_that_promises_more_than_there_is_is_told(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", (1, 2))
+    (folder / "series.HTD").write_text('"TimePoints", 3\n"NWavelengths", 2\n"XWells", 12\n"YWells", 8\n')
+    assert repository.import_plate(folder).problems == ("the .HTD file says 3 time points, and there are files of 2",)
+
+
+def test_the_real_plate_says_when_its_fields_were_recorded(real: Plate) -> None:
+    assert real.wells[0].fields[0].acquired == "2023-02-21T10:41:56.561000"
+
+
+def test_folders_of_chunks_are_not_walked_through(tmp_path: Path) -> None:
+    hidden = tmp_path / "other.zarr" / "0"
+    hidden.mkdir(parents=True)
+    (tmp_path / "other.zarr" / ".zgroup").write_text("{}")
+    write_images(hidden, "A01_s1_w1.tif")
+    with pytest.raises(RepositoryError, match="is not a plate that can be read"):
+        choose(tmp_path)

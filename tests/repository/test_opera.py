@@ -248,3 +248,15 @@ def test_an_index_that_was_cut_off_is_an_error(repository: EmbeddedRepository, e
     export.index.write_bytes(export.index.read_bytes()[:-200])
     with pytest.raises(RepositoryError, match=f"{export.index.name} is damaged"):
         repository.import_plate(folder)
+
+
+def test_times_and_wavelengths_of_excitation_are_kept(repository: EmbeddedRepository, export: Export) -> None:
+    export.channels[1]["MainExcitationWavelength"] = 385
+    for one in export.images:
+        minute = 20 * int(str(one["TimepointID"])) + int(str(one["FieldID"]))
+        one["AbsTime"] = f"2026-03-12T14:{minute:02d}:07.5170000+01:00"
+    plate = repository.plate(repository.import_plate(export.write()).id)
+    assert [channel.excitation_nm for channel in plate.channels] == [385, None]
+    for _, field in plate.fields():
+        assert field.acquired == f"2026-03-12T14:{field.number:02d}:07.517000+01:00"
+        assert field.images[0].layout.t_step_s == 1200.0

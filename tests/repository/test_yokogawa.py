@@ -164,6 +164,9 @@ def test_the_real_plate_is_found_from_above(repository: EmbeddedRepository, real
 
 def test_the_real_plate_has_its_metadata(repository: EmbeddedRepository, real_plates: Path) -> None:
     plate = repository.plate(repository.import_plate(real_plates / "cv8000").id)
+    assert [channel.excitation_nm for channel in plate.channels] == [405, 488]
+    first = next(iter(plate.fields()))[1]
+    assert (first.acquired or "").startswith("2023-09-18T13:5")
     assert (plate.rows, plate.columns) == (8, 12)
     assert [well.name for well in plate.wells] == ["D08", "E03", "F08"]
     assert [(channel.name, channel.emission_nm, channel.color) for channel in plate.channels] == [

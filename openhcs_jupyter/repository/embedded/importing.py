@@ -113,7 +113,7 @@ class _Checked:
         if not self.images:
             shown = "".join(f"\n  {line}" for line in self._lines[:3])
             raise RepositoryError(f"None of the {len(found.planes)} images in {found.root} can be read:{shown}")
-        self._lines += [*self._sparse_channels(), *self._fields_that_others_have()]
+        self._lines += [*self._sparse_channels(), *self._fields_that_others_have(), *self._sizes()]
         more = len(self._lines) - _PROBLEMS_KEPT
         self.problems = (*self._lines[:_PROBLEMS_KEPT], *([f"and {more} more"] if more > 0 else []))
 
@@ -207,6 +207,20 @@ class _Checked:
             if lacking := sorted(every - numbers):
                 listed = ", ".join(map(str, lacking))
                 yield f"{well_name(*place)} lacks field {listed}, which other wells have"
+
+    def _sizes(self) -> Iterable[str]:
+        """Tell where images differ in size or type: each is taken as it is, but not together with others."""
+        places: dict[tuple[int, int, str], list[FieldPlace]] = defaultdict(list)
+        for place, kinds in self.images.items():
+            if (image := kinds.get("stack")) is not None:
+                places[image.layout.size_y, image.layout.size_x, image.layout.dtype].append(place)
+        if len(places) < 2:
+            return
+        told = []
+        for (y, x, dtype), found in sorted(places.items(), key=lambda item: -len(item[1])):
+            first = f"{well_name(*found[0][:2])} field {found[0][2]}"
+            told.append(f"{y} x {x} {dtype} in {len(found)} field(s), such as {first}")
+        yield f"images differ in size or type: {'; '.join(told[:4])}{'; ...' if len(told) > 4 else ''}"
 
     def _channel(self, c: int) -> str:
         return f"channel {self._found.channels[c].name}"

@@ -22,6 +22,8 @@ class Scale(NamedTuple):
     z_um: float | None
     centre_um: tuple[float, float] | None
     """Stage position ``(y, x)`` of the image's centre."""
+    t_s: float | None = None
+    """Seconds from one time point to the next."""
 
 
 class Window(NamedTuple):
@@ -76,12 +78,13 @@ def multiscales(name: str, shape: tuple[int, ...], scale: Scale) -> list[dict[st
             {
                 "path": str(number),
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [1.0, 1.0, scale.z_um or 1.0, *steps]},
+                    {"type": "scale", "scale": [scale.t_s or 1.0, 1.0, scale.z_um or 1.0, *steps]},
                     {"type": "translation", "translation": [0.0, 0.0, 0.0, *place]},
                 ],
             }
         )
-    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    seconds = {} if scale.t_s is None else {"unit": "second"}
+    axes = [{"name": "t", "type": "time", **seconds}, {"name": "c", "type": "channel"}]
     for axis, length in (("z", scale.z_um), ("y", scale.pixel_um), ("x", scale.pixel_um)):
         unit = {} if length is None else {"unit": "micrometer"}
         axes.append({"name": axis, "type": "space", **unit})

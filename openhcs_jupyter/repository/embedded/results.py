@@ -503,7 +503,7 @@ def _pixel_results(task: _Task, written: Mapping[Place, Sequence[str]], places: 
 
 
 def _scale(field: FieldResults) -> Scale:
-    return Scale(field.pixel_size_um, field.z_step_um, field.position_um)
+    return Scale(field.pixel_size_um, field.z_step_um, field.position_um, field.t_step_s)
 
 
 def _order(place: Place) -> tuple[int, int, int]:

@@ -12,6 +12,8 @@ from openhcs_jupyter.repository.embedded.formats.base import FoundFile
 _DEPTH = 3
 _SHOWN = 3
 _TIFF = (".tif", ".tiff")
+ZARR_MARKS = (".zgroup", ".zarray", "zarr.json")
+"""Files of which one is in each folder of a Zarr hierarchy that is not of chunks."""
 
 
 def holders(folder: Path, is_marked: Callable[[Collection[str]], bool], depth: int = _DEPTH) -> list[Path]:
@@ -80,7 +82,10 @@ def _scan(folder: Path) -> tuple[list[str], list[Path]]:
     below: list[Path] = []
     try:
         with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
+            ordered = sorted(entries, key=lambda entry: entry.name)
+            if any(entry.name in ZARR_MARKS for entry in ordered):
+                return [], []  # no folder of files
+            for entry in ordered:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():

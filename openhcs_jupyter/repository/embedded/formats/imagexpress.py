@@ -28,6 +28,7 @@ from openhcs_jupyter.repository.embedded.formats.base import (
     Progress,
     Reader,
 )
+from openhcs_jupyter.repository.embedded.formats.folders import ZARR_MARKS
 from openhcs_jupyter.repository.embedded.formats.headers import read_headers
 from openhcs_jupyter.repository.embedded.formats.metadata import fields_of, moment, ranks, real, t_step, z_step
 from openhcs_jupyter.repository.embedded.formats.tiff import TiffHeader
@@ -184,6 +185,8 @@ def _walk(folder: Path, unknown: list[str] | None = None) -> Iterator[_Image]:
         here, base, levels = waiting.pop()
         with os.scandir(here) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
+        if any(entry.name in ZARR_MARKS for entry in ordered):
+            continue  # thousands of folders of chunks
         for entry in ordered:
             if entry.name.startswith("."):
                 continue
