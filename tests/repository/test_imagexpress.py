@@ -406,10 +406,9 @@ def test_a_field_of_another_size_has_its_own_layout(repository: EmbeddedReposito
     write_images(tmp_path / "p", "A01_s1_w1.tif", "A01_s1_w2.tif", size=(8, 8))
     write_images(tmp_path / "p", "A01_s2_w1.tif", "A01_s2_w2.tif", size=(8, 16))
     summary = repository.import_plate(tmp_path / "p")
-    assert summary.problems == (
-        "images differ in size or type: 8 x 8 uint16 in 1 field(s), such as A01 field 1; "
-         "8 x 16 uint16 in 1 field(s), such as A01 field 2",
-    )
+    (problem,) = summary.problems
+    assert problem.startswith("images differ in size or type: 8 x 8 uint16 in 1 field(s), such as A01 field 1; ")
+    assert problem.endswith("; 8 x 16 uint16 in 1 field(s), such as A01 field 2")
     plate = repository.plate(summary.id)
     assert [layout_of(plate, number=number).size_x for number in (1, 2)] == [8, 16]
     assert summary.bytes == 2 * 8 * 8 * 2 + 2 * 8 * 16 * 2

@@ -257,6 +257,6 @@ def test_times_and_wavelengths_of_excitation_are_kept(repository: EmbeddedReposi
         one["AbsTime"] = f"2026-03-12T14:{minute:02d}:07.5170000+01:00"
     plate = repository.plate(repository.import_plate(export.write()).id)
     assert [channel.excitation_nm for channel in plate.channels] == [385, None]
-    for _, field in plate.fields():
-        assert field.acquired == f"2026-03-12T14:{field.number:02d}:07.517000+01:00"
-        assert field.images[0].layout.t_step_s == 1200.0
+    for _, one_field in plate.fields():
+        assert one_field.acquired == f"2026-03-12T14:{one_field.number:02d}:07.517000+01:00"
+        assert one_field.images[0].layout.t_step_s == 1200.0
