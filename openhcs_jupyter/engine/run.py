@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -242,6 +242,49 @@ class Run:
     def labels(self, name: str | None = None, *, well: str | None = None, field: int = 1) -> Pixels:
         """Return the labels of one field as ``(T, 1, Z, Y, X)`` integers, 0 is background; see `image`."""
         return self._pixels("labels", name, well, field)
+
+    def plot(
+        self,
+        column: str,
+        *,
+        by: str | None = None,
+        kind: Literal["distribution", "dose", "heatmap"] | None = None,
+        table: str | None = None,
+        layout: pd.DataFrame | None = None,
+        ax: Any = None,
+    ) -> Any:
+        """Plot a column of the run's tables with matplotlib.
+
+        Parameters
+        ----------
+        column
+            What is plotted. The first table that has it is taken.
+        by
+            ``well`` or any other column: distributions side by side. ``plate``: a heat map of the wells' medians. A
+            column of doses: the dose response, with a four-parameter curve. Left out: one distribution.
+        kind
+            Left out, it follows from `by`.
+        table
+            Name of the table.
+        layout
+            One row a well, with a column ``well`` and others to plot by, such as doses.
+        ax
+            Where it is drawn; left out, a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        RunError
+            If no table has the column, or matplotlib is not there.
+        UsageError
+            If there is no such column to plot by.
+        """
+        from openhcs_jupyter.engine.plots import plot
+
+        return plot(self, column, by=by, kind=kind, table=table, layout=layout, ax=ax)
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r} ({self.id}): {self.status}>"
