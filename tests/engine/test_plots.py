@@ -85,6 +85,6 @@ def test_without_by_there_is_one_histogram_of_all_objects(answered: Run, pyplot:
 
 def test_a_column_that_is_not_there_is_named_with_what_is_near(answered: Run) -> None:
     with pytest.raises(RunError, match="Did you mean 'bright'"):
-        answered.plot("brigth")
+        answered.plot("brightt")
     with pytest.raises(UsageError, match="no column 'doses' to plot by"):
         answered.plot("bright", by="doses")
