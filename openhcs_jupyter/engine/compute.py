@@ -70,10 +70,10 @@ def compute(program: Program, inputs: UnitInputs, announce: Announce, recorder: 
     if stage.kind in ("merge", "finish"):
         announce(stage.steps[0])
         return Computed((merge if stage.kind == "merge" else finish)(program, inputs, stage.steps[0]), {})
-    return _Unit(program, inputs, announce, recorder).run()
+    return Computation(program, inputs, announce, recorder).run()
 
 
-class _Unit:
+class Computation:
     """One unit of a compute stage."""
 
     def __init__(self, program: Program, inputs: UnitInputs, announce: Announce, recorder: Recorder | None) -> None:
@@ -94,6 +94,7 @@ class _Unit:
         """By the name under which a step's images are kept: its stacks along z."""
 
     def run(self) -> Computed:
+        """Do the steps."""
         if self.stage.carries or any(self.program.steps[index].kind != "table" for index in self.stage.steps):
             self.images = Images(self.inputs.fields, self.inputs.size_t, self.inputs.loads)
         done = self._begin()
