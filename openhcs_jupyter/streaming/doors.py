@@ -234,5 +234,5 @@ def _bound(context: zmq.Context[zmq.Socket[bytes]]) -> tuple[zmq.Socket[bytes], 
 
 def _bind(socket: zmq.Socket[bytes], host: str, port: int) -> str:
     socket.bind(f"tcp://{host}:{port or '*'}")
-    bound = str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
-    return f"tcp://{gethostname()}:{bound.rpartition(':')[2]}" if is_everywhere(host) else bound
+    taken = str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rpartition(":")[2]
+    return f"tcp://{gethostname() if is_everywhere(host) else host}:{taken}"

@@ -123,6 +123,8 @@ class StreamServer:
             )
         except zmq.ZMQError as error:
             self._doorman.close()
+            self._pixels.close()
+            self._waker.close()
             self._context.destroy(linger=0)
             raise StreamError(
                 f"Viewers cannot be served at {self._host}:{self._state.port}: {error}",

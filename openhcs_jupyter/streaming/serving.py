@@ -130,6 +130,11 @@ class PixelServer:
         """How many viewers are connected."""
         return len(self._viewers)
 
+    @property
+    def prepared(self) -> int:
+        """How many payloads wait for credit."""
+        return sum(len(viewer.prepared) for viewer in self._viewers.values())
+
     def handle(self, peer: Peer, frames: Sequence[Any]) -> None:
         """Take one message of a viewer; what is no message is passed over."""
         try:

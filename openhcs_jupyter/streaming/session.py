@@ -91,7 +91,6 @@ class Session:
         self._session = 0
         self._epoch = ""
         self._at = 0
-        """Everything up to this number is known."""
         self._asking = False
         self._held: deque[News] = deque(maxlen=_MOST_HELD_NEWS)
         self._welcome: Welcome | None = None
@@ -115,6 +114,21 @@ class Session:
     def is_near(self) -> bool:
         """Whether the kernel is on the same machine."""
         return self._welcome is not None and self._welcome.machine == self._machine
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the kernel has answered."""
+        return self._welcome is not None
+
+    @property
+    def number(self) -> int:
+        """The session's number, which answers repeat."""
+        return self._session
+
+    @property
+    def at(self) -> int:
+        """Everything up to this number of the kernel's announcements is known."""
+        return self._at
 
     def begin(self) -> None:
         """Greet the kernel, over a connection that has just been made."""

@@ -126,6 +126,7 @@ class Monitor:
     def close(self) -> None:
         """Stop to watch."""
         self._socket.disable_monitor()
+        self.events.close(linger=0)
 
 
 class Doorman:

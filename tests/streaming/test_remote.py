@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
+import zmq
 
+from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.functions import max_projection
 from openhcs_jupyter.pipeline import Step
-from openhcs_jupyter.streaming import RemoteSource, StreamServer, TableRequest
-from openhcs_jupyter.streaming.keys import ConnectionFile, KeyPair, read_private
+from openhcs_jupyter.streaming import (
+    ListeningSource,
+    PlaneRequest,
+    RemoteSource,
+    StreamServer,
+    TableRequest,
+    open_source,
+)
+from openhcs_jupyter.streaming.keys import (
+    ConnectionFile,
+    KeyPair,
+    new_keys,
+    read_invitation,
+    read_private,
+    write_private,
+)
+from openhcs_jupyter.streaming.layers import LinkChanged
+from openhcs_jupyter.streaming.opening import is_source
+from openhcs_jupyter.streaming.wire import Hello, encode
 from tests.engine.bench import Bench, until
-from tests.streaming.heard import Heard, Truth
+from tests.streaming.functions import hold
+from tests.streaming.heard import Heard, Truth, digest
 from tests.streaming.test_folder import STEPS
 
 Serve = Callable[..., StreamServer]
@@ -81,3 +104,164 @@ def test_several_runs_and_viewers(bench: Bench, serve: Serve) -> None:
         heard = Heard(late)
         until(lambda: len(heard.stacks()) >= 12 and len(heard.stacks(second.id)) == 8, "all runs, late")
         Truth(second).check(heard)
+
+
+def test_a_viewer_without_the_key_gets_nothing(bench: Bench, serve: Serve) -> None:
+    server = serve(bench.done(*STEPS[:2]).folder)
+    found = connection(server)
+    with over_tcp(server, keys=new_keys()) as stranger:
+        heard = Heard(stranger)
+        until(lambda: heard.link() and heard.link().link == "refused", "being turned away")
+        assert [type(a) for a in heard.all if not isinstance(a, LinkChanged)] == []
+    with over_tcp(server, server_key=new_keys().public) as mistaken:  # an impostor in the kernel's place
+        heard = Heard(mistaken)
+        with over_tcp(server) as right:
+            known = Heard(right)
+            until(lambda: len(known.stacks()) == 8, "what a viewer with the key sees")
+        assert [type(a) for a in heard.all if not isinstance(a, LinkChanged)] == []
+    context = zmq.Context()
+    for kind, address in ((zmq.DEALER, found.endpoints[1].control), (zmq.SUB, found.endpoints[1].news)):
+        plain = context.socket(kind)
+        plain.linger = 0
+        if kind == zmq.SUB:
+            plain.subscribe(b"")
+        plain.connect(address)
+        if kind == zmq.DEALER:
+            plain.send(encode(Hello(version=1, session=1)))
+        assert not plain.poll(500)
+        plain.close()
+    context.term()
+
+
+def test_a_file_that_others_can_read_is_not_used(serve: Serve) -> None:
+    file = serve().connection_file
+    file.chmod(0o644)
+    with pytest.raises(StreamError, match="chmod 600"):
+        RemoteSource.of(file)
+    assert not is_source(file)
+
+
+def test_a_kernel_on_the_loopback_of_another_machine_is_reached_through_ssh_only(serve: Serve) -> None:
+    file = serve().connection_file
+    write_private(file, msgspec.structs.replace(read_private(file, ConnectionFile), machine="another"))
+    with pytest.raises(StreamError, match="HOST:FILE"):
+        open_source(file)
+
+
+def test_a_kernel_that_starts_again_is_found_again(bench: Bench, serve: Serve) -> None:
+    run = bench.done(*STEPS)
+    server = serve(run.folder)
+    with over_tcp(server) as source, over_socket(server) as other:
+        heard = [Heard(source), Heard(other)]
+        for each in heard:
+            until(lambda each=each: len(each.stacks()) == 12, "all results")
+        server.close()
+        for each in heard:
+            until(lambda each=each: each.link().link == "lost", "the loss")
+        request = PlaneRequest(run=run.id, layer=0, well=0, field=0, t=0, z=0)
+        futures = [source.fetch(request), other.fetch(request)]
+        later = bench.done(Step(max_projection, save=True), name="later")
+        serve().show(later.folder)  # of the earlier runs it knows by itself
+        for future in futures:
+            assert digest(future.result(30).array) == digest(Truth(run).plane(heard[0].view(run.id), request))
+        for each in heard:
+            until(lambda each=each: len(each.stacks(later.id)) == 8, "the later run")
+            Truth(run).check(each)
+            Truth(later).check(each)
+
+
+def test_what_is_withdrawn_is_not_sent(bench: Bench, serve: Serve) -> None:
+    run = bench.done(*STEPS[:2])
+    with over_tcp(serve(run.folder)) as source:
+        heard = Heard(source)
+        until(lambda: len(heard.stacks()) == 8, "all results")
+        futures = [source.fetch(PlaneRequest(run=run.id, layer=0, well=0, field=0, t=0, z=0)) for _ in range(200)]
+        cancelled = [future for future in futures[1:] if future.cancel()]
+        assert futures[0].result(30).array.shape == (24, 32)
+        assert all(future.done() for future in cancelled)
+        Truth(run).check(heard)
+        with pytest.raises(StreamError, match="not there"):
+            source.fetch(PlaneRequest(run=run.id, layer=7, well=0, field=0, t=0, z=0)).result(10)
+        waiting = [source.fetch(PlaneRequest(run=run.id, layer=0, well=0, field=0, t=0, z=0)) for _ in range(50)]
+    assert all(future.done() for future in waiting)
+
+
+def test_a_run_is_followed_as_it_goes_on(bench: Bench, serve: Serve) -> None:
+    gate = bench.folder / "gate"
+    run = bench.start(Step(hold, {"gate": str(gate)}, save=True))
+    with over_tcp(serve(run.folder)) as source:
+        heard = Heard(source)
+        until(lambda: heard.status() == "running", "the run to be announced")
+        gate.touch()
+        heard.until_ended()
+        assert len(heard.stacks()) == 8
+        Truth(run).check(heard)
+    assert run.wait(10)
+
+
+def test_a_viewer_that_listens_lets_in_whom_it_invited(bench: Bench, tmp_path: Path) -> None:
+    run = bench.done(*STEPS)
+    keys = new_keys()
+    port = free_port()
+
+    def kernel(name: str, keys: KeyPair) -> StreamServer:
+        server = StreamServer(tmp_path / name, name=name, host="127.0.0.1", port=0, keys=keys)
+        server.start()
+        server.show(run.folder)
+        return server
+
+    listening = ListeningSource("127.0.0.1", port, called="127.0.0.1", folder=tmp_path, mapping=False)
+    line = listening.invitation.line()
+    with listening as source, ExitStack() as opened:
+        heard = Heard(source)
+        server = kernel("invited", keys)
+        opened.callback(server.close)
+        server.call(read_invitation(line))
+        until(lambda: len(heard.stacks()) == 12, "all results")
+        until(lambda: server.is_called(read_invitation(line)), "the kernel to know")
+        Truth(run).check(heard)
+        again = kernel("stranger", new_keys())
+        opened.callback(again.close)
+        again.call(read_invitation(line))  # the token has been used
+        second = kernel("second", new_keys())
+        opened.callback(second.close)
+        second.call(listening.invite())
+        until(lambda: second.is_called(listening.invitation), "the second kernel to be let in")
+        assert not again.is_called(listening.invitation)
+    kept = (tmp_path / "viewer.json").stat()
+    assert stat.S_IMODE(kept.st_mode) == 0o600
+    with ListeningSource("127.0.0.1", port, called="127.0.0.1", folder=tmp_path, mapping=False) as source:
+        assert source.invitation.key == read_invitation(line).key
+        heard = Heard(source)
+        server = kernel("known", keys)  # the same keys, another kernel of the same user
+        try:
+            server.call(msgspec.structs.replace(source.invitation, token=""))
+            until(lambda: len(heard.stacks()) == 12, "all results, without a token")
+            Truth(run).check(heard)
+        finally:
+            server.close()
+
+
+@pytest.mark.parametrize("line", ["tcp://host:1", "tcp://host:99999?key=" + "0" * 64, "http://x", "tcp://h:5?key=zz"])
+def test_what_is_no_line_of_a_viewer_is_refused(line: str) -> None:
+    with pytest.raises(StreamError, match="no line of a listening viewer"):
+        read_invitation(line)
+
+
+def test_a_taken_port_is_named(bench: Bench, serve: Serve, tmp_path: Path) -> None:
+    port = int(connection(serve()).endpoints[1].control.rpartition(":")[2])
+    with pytest.raises(StreamError, match=str(port)):
+        serve(at="other", port=port)
+
+
+def free_port() -> int:
+    """Find two free ports, the second after the first."""
+    for port in range(47000, 48000, 2):
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free ports")
