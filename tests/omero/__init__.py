@@ -1,0 +1,1 @@
+"""OMERO, by unmodified clients against the stand-in; the same tests run against a server with ``make test-omero``."""
