@@ -91,8 +91,8 @@ class TestGateway:
         plate = grace.getObject("Plate", lab.imported[0])
         assert not plate.canEdit()
         assert plate.canAnnotate()
+        plate._obj.name = rstring("mine")
         with pytest.raises(omero.SecurityViolation):
-            plate._obj.name = rstring("mine")
             grace.getUpdateService().saveAndReturnObject(plate._obj)
         grace.close()
 

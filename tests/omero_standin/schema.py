@@ -103,9 +103,9 @@ def has_attribute(kind: str, name: str) -> bool:
     if name in ("id", "details", "version"):
         return True
     for found in dir(omero.model):
-        if found.endswith("I") and exists(found[:-1]) and is_a_safe(found[:-1], kind):
-            if name in attributes(found[:-1]) or name in collections(found[:-1]):
-                return True
+        derived = found.endswith("I") and exists(found[:-1]) and is_a_safe(found[:-1], kind)
+        if derived and (name in attributes(found[:-1]) or name in collections(found[:-1])):
+            return True
     return False
 
 

@@ -436,7 +436,8 @@ class Pixels(_Database, omero.api.IPixels):
             order = next(r for r in store.all("DimensionOrder") if r.values["value"] == "XYZCT")
             values = {
                 "sizeX": x, "sizeY": y, "sizeZ": z, "sizeC": len(channels), "sizeT": t, "image": image.ref,
-                "pixelsType": Ref("PixelsType", unwrap(pixels_type._id)), "dimensionOrder": order.ref, "sha1": "pending",
+                "pixelsType": Ref("PixelsType", unwrap(pixels_type._id)), "dimensionOrder": order.ref,
+                "sha1": "pending",
             }  # fmt: skip
             pixels = store.add("Pixels", values, user, group)
             for wave in channels:
