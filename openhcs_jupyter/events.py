@@ -48,6 +48,10 @@ class UnitDone(Event, frozen=True, kw_only=True, tag="unit-done"):
     bytes_read: int
     reused: bool = False
     """The results come from an earlier run's equal unit."""
+    bytes_up: int = 0
+    """Sent to a GPU since its worker's last unit, which includes what was sent ahead."""
+    bytes_down: int = 0
+    """Fetched from it."""
 
 
 class UnitFailed(Event, frozen=True, kw_only=True, tag="unit-failed"):
@@ -65,6 +69,12 @@ class UnitFailed(Event, frozen=True, kw_only=True, tag="unit-failed"):
     """The unit whose failure left this one without what it needs; None where it failed by itself."""
 
 
+class Notice(Event, frozen=True, kw_only=True, tag="notice"):
+    """Something that the user should know and that is no failure, such as a GPU that ran out of memory."""
+
+    message: str
+
+
 class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     """The run ended; nothing follows but a resumed start."""
 
@@ -74,7 +84,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run-finished"):
     """Where saved results lie: a folder or a repository's link."""
 
 
-AnyEvent = RunStarted | UnitDone | UnitFailed | RunFinished
+AnyEvent = RunStarted | UnitDone | UnitFailed | Notice | RunFinished
 
 
 class StageProgress(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Memory, PlannedStep, Stage, TakenChannel
+import msgspec
+
+from openhcs_jupyter.compiler.devices import (
+    choose_devices,
+    misfit_message,
+    on_devices,
+    place,
+    runs_on_gpu,
+    transfers,
+)
+from openhcs_jupyter.compiler.plan import ExecutionPlan, LeftOut, Memory, PlannedStep, Stage, TakenChannel
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import resolve
 from openhcs_jupyter.compiler.results import decide_results
@@ -29,6 +39,7 @@ def compile(
     save: bool = False,
     workers: int | None = None,
     memory_bytes: int | None = None,
+    device: str = "auto",
 ) -> ExecutionPlan:
     """Compile a pipeline.
 
@@ -48,6 +59,8 @@ def compile(
         Worker processes; one for each core if left out.
     memory_bytes
         Memory that the run may use; 80 % of what is free if left out.
+    device
+        ``cpu``, ``gpu`` or one GPU such as ``gpu:1``; ``auto`` takes GPUs where there are any on which the units fit.
 
     Returns
     -------
@@ -66,6 +79,8 @@ def compile(
     chosen = hold_to_usual(plate, selection, chosen, resolved.taken, problems)
     steps, results = decide_results(pipeline, resolved, problems)
     _check_sizes(pipeline, steps, chosen, problems)
+    devices = choose_devices(topology, device, problems)
+    steps = on_devices(pipeline, steps, bool(devices), problems)
     problems.raise_if_any()
 
     wells = len({well.id for well, _, _ in chosen.fields})
@@ -73,8 +88,29 @@ def compile(
     if save:
         add_saving(splitter, results)
     maker = UnitMaker(plate, chosen, selection.source, steps, resolved.before)
-    stages = tuple(finished(draft, steps, maker.make(draft), maker.ways(draft)) for draft in splitter.stages)
-    memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, problems)
+    by_index = {step.index: step for step in steps}
+    stages = []
+    for draft in splitter.stages:
+        own = [by_index[index] for index in draft.steps]
+        moves = transfers(draft, own, resolved.before[own[0].index].channels) if draft.kind == "compute" else ()
+        stages.append(finished(draft, steps, maker.make(draft), maker.ways(draft), moves))
+    on_gpu = {
+        stage.index: stage.kind == "compute" and runs_on_gpu([by_index[i] for i in stage.steps]) for stage in stages
+    }
+    placing = place(maker.units, on_gpu, devices)
+
+    def on_cpus() -> ExecutionPlan:
+        return compile(
+            pipeline, plate, topology, selection, save=save, workers=workers, memory_bytes=memory_bytes, device="cpu"
+        )
+
+    if placing.misfit is not None:
+        message = misfit_message(placing.misfit, devices, _size)
+        if device == "auto":
+            return _told(on_cpus(), "GPUs", f"{message}; the run computes on CPUs").bind(pipeline, plate, on_cpus)
+        at = maker.hungriest(stages[placing.misfit.stage], "cupy")
+        problems.add(message, "Take fewer channels, or --device auto.", pipeline.steps[at])
+    memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, len(placing.devices), problems)
     problems.raise_if_any()
     indices = {channel.name: c for c, channel in enumerate(plate.channels)}
     plan = ExecutionPlan(
@@ -89,15 +125,21 @@ def compile(
         ),
         size_t=chosen.size_t,
         steps=tuple(steps),
-        stages=stages,
-        units=tuple(maker.units),
+        stages=tuple(stages),
+        units=placing.units,
         results=tuple(results),
         memory=memory,
-        devices=("cpu",),
+        devices=placing.devices,
         left_out=chosen.left_out,
         save=save,
     )
-    return plan.bind(pipeline, plate)
+    return plan.bind(pipeline, plate, on_cpus)
+
+
+def _told(plan: ExecutionPlan, what: str, why: str) -> ExecutionPlan:
+    """Add to a plan what it does not take."""
+    told: ExecutionPlan = msgspec.structs.replace(plan, left_out=(*plan.left_out, LeftOut(what=what, why=why)))
+    return told
 
 
 def _check_sizes(pipeline: Pipeline, steps: Sequence[PlannedStep], chosen: Chosen, problems: Problems) -> None:
@@ -132,6 +174,7 @@ def _memory(
     topology: Topology,
     workers: int | None,
     memory_bytes: int | None,
+    devices: int,
     problems: Problems,
 ) -> Memory:
     limit = memory_bytes or int(topology.memory_free_bytes * SHARE_OF_FREE_MEMORY)
@@ -147,10 +190,9 @@ def _memory(
         )
     count = max(1, min(workers or topology.cores, len(maker.units)))
     if per_worker:
-        count = max(1, min(count, limit // per_worker))
-    return Memory(
-        limit_bytes=limit, unit_peak_bytes=largest.peak_bytes, workers=count, in_flight_bytes=count * per_worker
-    )
+        count = max(1, min(count, limit // per_worker - devices))
+    in_flight = (count + devices) * per_worker
+    return Memory(limit_bytes=limit, unit_peak_bytes=largest.peak_bytes, workers=count, in_flight_bytes=in_flight)
 
 
 def _size(count: int) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
+from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Channel, Component, Plate, ResultSpec, Scope
 from openhcs_jupyter.pipeline import Pipeline
-from openhcs_jupyter.pipeline.contracts import FunctionKind
+from openhcs_jupyter.pipeline.contracts import FunctionKind, MemoryType
 from openhcs_jupyter.pipeline.outputs import OutputKind
+from openhcs_jupyter.topology import Device
 
 PLAN_VERSION = 1
 
@@ -29,6 +32,8 @@ class FunctionUse(msgspec.Struct, frozen=True, kw_only=True):
     takes: tuple[str, ...]
     """Names of the outputs of earlier steps that it is handed, by keyword."""
     need: float
+    memory: MemoryType = "numpy"
+    """Of the arrays that it is given: the machine's, or a GPU's, where a kernel does its work."""
 
 
 class PlannedOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +84,18 @@ def made_channels(step: PlannedStep) -> tuple[str, ...]:
     return taken or step.channels_after[-1:]
 
 
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """Stacks that move between the memory of the machine and that of a GPU."""
+
+    step: int
+    """Index of the step at which they move."""
+    to: MemoryType
+    channels: tuple[str, ...]
+    """Whose stacks move, one after the other."""
+    why: str
+    """The function that takes them there, or what becomes of them."""
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Steps that units do from end to end without waiting for another."""
 
@@ -95,6 +112,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     ways: tuple[str, ...] = ()
     """Of a stage that computes on images: identity of its work up to each of its steps, that step included."""
+    transfers: tuple[Transfer, ...] = ()
+    """In the order in which a unit makes them; between them functions leave their images where they are."""
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True):
@@ -114,8 +133,11 @@ class Unit(msgspec.Struct, frozen=True, array_like=True):
     peak_bytes: int
     """Memory that it is expected to use at most."""
     device: str = "cpu"
+    """``cpu``, or the id of one of the plan's devices."""
     root: str = ""
     """Identity of what it begins with: its place, images and parents; empty where it takes no images."""
+    device_bytes: int = 0
+    """Memory of a GPU that it is expected to use at most, with what is sent ahead."""
 
     @property
     def key(self) -> str:
@@ -175,7 +197,8 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     units: tuple[Unit, ...]
     results: tuple[ResultSpec, ...]
     memory: Memory
-    devices: tuple[str, ...]
+    devices: tuple[Device, ...] = ()
+    """GPUs that units run on."""
     left_out: tuple[LeftOut, ...] = ()
     save: bool = False
     """Results go into the repository."""
@@ -195,11 +218,46 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """
         return msgspec.json.decode(text, type=cls)
 
-    def bind(self, pipeline: Pipeline, plate: Plate) -> ExecutionPlan:
-        """Attach the live objects that a run of this plan needs; returns the plan itself."""
+    def bind(
+        self, pipeline: Pipeline, plate: Plate, on_cpus: Callable[[], ExecutionPlan] | None = None
+    ) -> ExecutionPlan:
+        """Attach the live objects that a run of this plan needs; returns the plan itself.
+
+        Parameters
+        ----------
+        pipeline
+            What was compiled.
+        plate
+            For what.
+        on_cpus
+            Compiles the same for CPUs; raises `CompileError` where functions do not allow it.
+        """
         self.__dict__["pipeline"] = pipeline
         self.__dict__["plate"] = plate
+        if on_cpus is not None:
+            self.__dict__["on_cpus"] = on_cpus
         return self
+
+    def on_cpus(self) -> ExecutionPlan:
+        """Compile the same for CPUs.
+
+        Raises
+        ------
+        CompileError
+            If a function has no kernel for them.
+        UsageError
+            If the plan does not know from what it was compiled.
+        """
+        again: Callable[[], ExecutionPlan] | None = self.__dict__.get("on_cpus")
+        if again is None:
+            raise UsageError("This plan is for GPUs and cannot be made for CPUs by itself.", "Compile it for cpu.")
+        return again()
+
+    @property
+    def computes_on(self) -> tuple[str, ...]:
+        """Where units are done, in words: ``cpu``, and the GPUs with their names."""
+        on_cpu = any(unit.device == "cpu" for unit in self.units)
+        return (*(("cpu",) if on_cpu else ()), *(f"{device.id} {device.name}" for device in self.devices))
 
     @property
     def pipeline(self) -> Pipeline:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PlannedStep, Stage
+from openhcs_jupyter.compiler.plan import PlannedStep, Stage, Transfer
 from openhcs_jupyter.model import WIDTH, ResultSpec, Scope
 
 MERGED_AT_A_TIME = 16
@@ -115,7 +115,13 @@ def add_saving(splitter: Splitter, results: Sequence[ResultSpec]) -> None:
             splitter.add("save", scope, sorted(set(steps)), needs=needs)
 
 
-def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int, ways: tuple[str, ...]) -> Stage:
+def finished(
+    draft: DraftStage,
+    steps: Sequence[PlannedStep],
+    units: int,
+    ways: tuple[str, ...],
+    transfers: tuple[Transfer, ...] = (),
+) -> Stage:
     """Return the plan's form of a stage."""
     names = [step.name for step in steps if step.index in draft.steps]
     shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if names else ""
@@ -130,4 +136,5 @@ def finished(draft: DraftStage, steps: Sequence[PlannedStep], units: int, ways: 
         carries=draft.carries,
         units=units,
         ways=ways,
+        transfers=transfers,
     )

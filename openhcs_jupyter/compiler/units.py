@@ -12,6 +12,7 @@ from openhcs_jupyter.compiler.resolve import ImageState
 from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.compiler.stages import MERGED_AT_A_TIME, DraftStage
 from openhcs_jupyter.model import ImageKind, Layout, Plate, Scope
+from openhcs_jupyter.pipeline.contracts import MemoryType
 from openhcs_jupyter.pipeline.fingerprint import combine
 
 Place = tuple[str | None, int | None]
@@ -68,7 +69,7 @@ class UnitMaker:
             self._fields_of.setdefault(group.place[0], []).append(group.place)
         self._by_stage: list[dict[Place, Unit]] = []
         self._scopes: list[Scope] = []
-        self._sizes: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
+        self._sizes: dict[tuple[int, tuple[int, ...]], tuple[int, int, int]] = {}
 
     def make(self, draft: DraftStage) -> int:
         """Make the units of one stage and return how many there are."""
@@ -89,7 +90,7 @@ class UnitMaker:
                 images, leaves = group.images, (*group.leaves, *(group.facts if takes_facts else ()))
                 if not on_pixels or draft.starts_from is not None:
                     images, leaves = (), leaves[len(group.leaves) :]
-                sizes = self._bytes(draft, group) if on_pixels else (0, 0)
+                sizes = self._bytes(draft, group) if on_pixels else (0, 0, 0)
                 unit = self._add(draft, _Group(group.place, images, leaves), parents, fingerprint, *sizes)
                 if on_pixels and group.place[0] is not None:
                     unit = self._rooted(unit, (*leaves, *group.facts))
@@ -110,9 +111,9 @@ class UnitMaker:
             for steps in parts
         )
 
-    def hungriest(self, stage: Stage) -> int:
-        """Return the index of the step of a stage whose calls take most memory."""
-        return max(stage.steps, key=lambda index: self._call_planes(self._steps[index], 1))
+    def hungriest(self, stage: Stage, memory: MemoryType = "numpy") -> int:
+        """Return the index of the step of a stage whose calls take most of a memory."""
+        return max(stage.steps, key=lambda index: self._call_planes(self._steps[index], 1, memory))
 
     def _related(self, stage: int, place: Place) -> list[Unit]:
         """Units of an earlier stage that lie within a place, or around it."""
@@ -135,6 +136,7 @@ class UnitMaker:
         fingerprint: str,
         read_bytes: int = 0,
         peak_bytes: int = 0,
+        device_bytes: int = 0,
     ) -> Unit:
         well, field = group.place
         unit = Unit(
@@ -149,6 +151,7 @@ class UnitMaker:
             ),
             read_bytes=read_bytes,
             peak_bytes=peak_bytes,
+            device_bytes=device_bytes,
         )
         self.units.append(unit)
         return unit
@@ -167,17 +170,26 @@ class UnitMaker:
         uses = (use for index in draft.steps for chain in self._steps[index].chains.values() for use in chain)
         return draft.kind == "save" or any(use.takes_context for use in uses)
 
-    def _bytes(self, draft: DraftStage, group: _Group) -> tuple[int, int]:
-        """Estimate the bytes that a unit reads, and its peak: what it holds and what its largest call takes beside."""
+    def _bytes(self, draft: DraftStage, group: _Group) -> tuple[int, int, int]:
+        """Estimate the bytes that a unit reads, its peak, and that on a GPU: what it holds and its largest call."""
         known = self._sizes.get((draft.index, group.plane_bytes))
         if known is None:
             first = min(index for index in draft.steps if self._steps[index].kind != "table")
             planes = sum(self._planes(first, name) for name in self._read_channels(draft)) * self._chosen.size_t
             read = planes * sum(group.plane_bytes)
             call = max(self._call_planes(self._steps[index], len(group.plane_bytes)) for index in draft.steps)
-            known = (read, int(2 * read + call * max(group.plane_bytes)))
+            known = (read, int(2 * read + call * max(group.plane_bytes)), self._device_bytes(draft, group, read))
             self._sizes[draft.index, group.plane_bytes] = known
         return known
+
+    def _device_bytes(self, draft: DraftStage, group: _Group, read: int) -> int:
+        """Estimate what a unit takes on a GPU: its stacks, those of the next one, and what its largest call takes."""
+        calls = [self._call_planes(self._steps[i], len(group.plane_bytes), "cupy") for i in draft.steps]
+        largest = int(max(calls) * max(group.plane_bytes))
+        if not largest:
+            return 0
+        # Stacks of a field are sent ahead; wider units send each when its turn comes.
+        return 2 * read + largest if draft.scope == "field" else 2 * largest
 
     def _read_channels(self, draft: DraftStage) -> list[str]:
         """Name the channels that a stage reads: those of its steps, or all where it leaves its images to another."""
@@ -192,9 +204,14 @@ class UnitMaker:
             return max((len(z) for z in self._chosen.slices.values()), default=1)
         return len(slices)
 
-    def _call_planes(self, step: PlannedStep, fields: int) -> float:
-        """Count the planes that the largest call of a step takes at its peak, beside those that are held."""
+    def _call_planes(self, step: PlannedStep, fields: int, memory: MemoryType = "numpy") -> float:
+        """Count the planes that the largest call of a step takes at its peak in a memory, beside those held."""
         if step.kind == "table":
+            return 0.0
+        needs = [use.need for uses in step.chains.values() for use in uses if use.memory == memory]
+        if memory == "numpy":
+            needs.append(1.0)  # what comes back from a GPU
+        elif not needs:
             return 0.0
         depth = {
             "z": max((self._planes(step.index, name) for name in step.channels), default=0),
@@ -202,7 +219,7 @@ class UnitMaker:
             "field": fields,
             "t": self._chosen.size_t,
         }[step.stack]
-        return max(use.need for uses in step.chains.values() for use in uses) * depth
+        return max(needs) * depth
 
     def _stage_fingerprint(self, draft: DraftStage, *, way: bool = False) -> str:
         """Identify what the units of a stage have in common; on a way the last step's images are there, kept or not."""

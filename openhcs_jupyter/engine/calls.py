@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from openhcs_jupyter.compiler.plan import PlannedOutput, PlannedStep
+from openhcs_jupyter.engine.device import Held, OnDevice
 from openhcs_jupyter.engine.images import Pixels
 from openhcs_jupyter.pipeline.chains import BoundCall
 
@@ -51,8 +52,8 @@ def call_function(step: PlannedStep, call: BoundCall, args: tuple[Any, ...], ext
 
 
 def split(
-    step: PlannedStep, call: BoundCall, stack: Pixels, result: Any, outputs: tuple[PlannedOutput, ...]
-) -> tuple[Pixels, tuple[Any, ...]]:
+    step: PlannedStep, call: BoundCall, stack: Held, result: Any, outputs: tuple[PlannedOutput, ...]
+) -> tuple[Held, tuple[Any, ...]]:
     """Part what a function returned into its image, or the stack that passed through, and its outputs."""
     count = len(outputs)
     kind = call.contract.kind or _kind_by_result(result, count)
@@ -82,10 +83,10 @@ def _count_message(call: BoundCall, returned: int, named: int, what: str) -> str
     )
 
 
-def _checked_image(step: PlannedStep, call: BoundCall, stack: Pixels, result: Any) -> Pixels:
-    if not isinstance(result, np.ndarray):
+def _checked_image(step: PlannedStep, call: BoundCall, stack: Held, result: Any) -> Held:
+    if not isinstance(result, np.ndarray | OnDevice):
         raise StepError(step.index, f"{call.name} returned {type(result).__name__}, not an array (N, Y, X)")
-    image: Pixels = result
+    image: Held = result
     if image.ndim != 3 or 0 in image.shape:
         hint = "; add an axis with [None]" if image.ndim == 2 else ""
         raise StepError(step.index, f"{call.name} returned an array of shape {image.shape}, not (N, Y, X){hint}")
@@ -102,7 +103,7 @@ def _checked_image(step: PlannedStep, call: BoundCall, stack: Pixels, result: An
             f"{call.name} returned {len(image)} planes for {len(stack)} along {step.stack}; "
             f'a function that joins them says so: @image(stack="{step.stack}", depth="one")',
         )
-    if not image.dtype.isnative:
+    if isinstance(image, np.ndarray) and not image.dtype.isnative:
         image = image.astype(image.dtype.newbyteorder("="))
     return image
 

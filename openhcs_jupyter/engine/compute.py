@@ -15,6 +15,7 @@ from openhcs_jupyter.engine.calls import (
     checked_labels,
     split,
 )
+from openhcs_jupyter.engine.device import Held, closed, on_host
 from openhcs_jupyter.engine.images import Images, Key, Pixels, Site
 from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs
@@ -85,12 +86,13 @@ class Computation:
         self.recorder = recorder
         self.at = {index: position for position, index in enumerate(self.stage.steps)}
         """Position in the stage of each step."""
+        self.is_wide = inputs.work.unit.field is None
         self.images: Images | None = None
         self.pixels: dict[tuple[str, str], dict[Site, Pixels]] = {}
         """By kind and name of an output: its arrays by call."""
         self.tables: dict[tuple[str, str], list[ArrowTable]] = {}
         self.states: dict[int, States] = {}
-        self.kept: dict[str, dict[Key, Pixels]] = {}
+        self.kept: dict[str, dict[Key, Held]] = {}
         """By the name under which a step's images are kept: its stacks along z."""
 
     def run(self) -> Computed:
@@ -163,6 +165,8 @@ class Computation:
                 self._stack_passed(step, key)
             if self.steps[-1] is group[-1] and not self.stage.carries:
                 images.drop(field, t, channel)
+            elif self.is_wide:
+                images.bring_down(key)
 
     def _do_along_z(self, step: PlannedStep, key: Key) -> None:
         images = self.images
@@ -177,13 +181,14 @@ class Computation:
         images.put(*key, image)
         self._take(step, site, outputs)
         if step.keep_as is not None:
-            self.kept.setdefault(step.keep_as, {})[key] = image
+            # All of a well would fill the device; what a field keeps comes down when it is written.
+            self.kept.setdefault(step.keep_as, {})[key] = on_host(image) if self.is_wide else image
 
     def _along(self, step: PlannedStep) -> None:
         images = self.images
         assert images is not None
         self.announce(step.index)
-        results: dict[Site, Pixels] = {}
+        results: dict[Site, Held] = {}
         try:
             for site, stack in images.stacks(step.stack, step.channels):
                 if step.kind == "reducer":
@@ -200,7 +205,7 @@ class Computation:
         if step.keep_as is not None:
             self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(made_channels(step))}
 
-    def _call(self, step: PlannedStep, site: Site, stack: Pixels) -> tuple[Pixels, tuple[Any, ...]]:
+    def _call(self, step: PlannedStep, site: Site, stack: Held) -> tuple[Held, tuple[Any, ...]]:
         """Pass a stack through the chain of its channel."""
         key = site.channel if site.channel in step.chains else ALL
         calls = self.program.calls[step.index][key]
@@ -210,25 +215,33 @@ class Computation:
             extra = {name: self._input(step, name, site) for name in use.takes}
             if use.takes_context:
                 extra["context"] = self._context(step, site)
-            result = self._timed(step, call, (stack,), extra)
+            if use.memory == "cupy":
+                begin = time.perf_counter()
+                result = self.inputs.kernels.call(step, call, use, stack, extra)
+                self._took(step, begin)
+            else:
+                stack = on_host(stack)
+                result = self._timed(step, call, (stack,), extra)
             last = position == len(calls) - 1
             stack, outputs = split(step, call, stack, result, step.outputs if last else ())
-            stack.flags.writeable = False
+            closed(stack)
         return stack, outputs
 
     def _timed(self, step: PlannedStep, call: BoundCall, args: tuple[Any, ...], extra: dict[str, Any]) -> Any:
-        if self.recorder is None:
-            return call_function(step, call, args, extra)
         begin = time.perf_counter()
         result = call_function(step, call, args, extra)
-        self.recorder.timed(step.index, time.perf_counter() - begin)
+        self._took(step, begin)
         return result
 
-    def _update(self, step: PlannedStep, site: Site, stack: Pixels) -> None:
+    def _took(self, step: PlannedStep, begin: float) -> None:
+        if self.recorder is not None:
+            self.recorder.timed(step.index, time.perf_counter() - begin)
+
+    def _update(self, step: PlannedStep, site: Site, stack: Held) -> None:
         reducer = StepReducer(self.program, step)
         states = self.states.setdefault(step.index, {})
         state = states[site.channel] if site.channel in states else reducer.init()
-        states[site.channel] = reducer.update(state, stack)
+        states[site.channel] = reducer.update(state, on_host(stack))
 
     def _table(self, step: PlannedStep) -> None:
         self.announce(step.index)
@@ -426,7 +439,8 @@ def _carry(images: Images, last: int) -> Iterator[tuple[str, Writer]]:
     yield "carried.json", write_bytes(msgspec.json.encode(said))
 
 
-def _times(step: int, name: str, arrays: Sequence[Pixels]) -> Writer:
+def _times(step: int, name: str, arrays: Sequence[Held]) -> Writer:
+    """Return the writer of a stack's time points; what lies on a device comes down when it is written."""
     try:
         return write_array(arrays)
     except ValueError as error:

@@ -21,7 +21,7 @@ from openhcs_jupyter.engine.reuse import find_kept, find_starts, waypoint_addres
 from openhcs_jupyter.engine.store import Lock, RunFolder
 from openhcs_jupyter.engine.waypoints import Start
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.events import AnyEvent, RunFinished, RunStarted, StoredFile, UnitDone, UnitFailed
+from openhcs_jupyter.events import AnyEvent, Notice, RunFinished, RunStarted, StoredFile, UnitDone, UnitFailed
 from openhcs_jupyter.model import RunRecord, RunStatus
 from openhcs_jupyter.repository import Repository
 
@@ -58,6 +58,8 @@ class Conductor:
         Do every unit, also those whose results are there.
     notify
         Is called after each event, when the journal has it.
+    notices
+        What the user should know from the start.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Conductor:
         known: dict[str, tuple[StoredFile, ...]],
         force: bool,
         notify: Callable[[], None],
+        notices: Sequence[str] = (),
     ) -> None:
         self._plan = plan
         self._program = program
@@ -97,6 +100,8 @@ class Conductor:
         self._places = Places(plan)
         self._graph = UnitGraph(plan)
         self._starts: dict[int, Start] = {}
+        self._notices = notices
+        self._noticed: set[str] = set()
 
     def cancel(self) -> None:
         """Ask the run to stop; it has stopped within half a second."""
@@ -149,6 +154,7 @@ class Conductor:
                 pid=os.getpid(),
             ),
         )
+        self._notice(journal, *self._notices)
         for unit, files in kept:
             self._done(journal, unit, Outcome(unit=unit.id, files=files), reused=True)
         if self._plan.save:
@@ -192,6 +198,7 @@ class Conductor:
             outcomes = session.wait(_TICK_S)
             for outcome in outcomes:
                 held -= 1
+                self._notice(journal, *outcome.notices)
                 unit = self._plan.units[outcome.unit]
                 if outcome.waypoints is not None:
                     addresses = [waypoint_address(way, unit) for way in outcome.waypoints.ways]
@@ -221,6 +228,12 @@ class Conductor:
                 self._cancelled.set()
         return self._cancelled.is_set()
 
+    def _notice(self, journal: Journal, *messages: str) -> None:
+        for message in messages:
+            if message not in self._noticed:
+                self._noticed.add(message)
+                self._tell(journal, Notice(time=time.time(), message=message))
+
     def _fail(self, journal: Journal, unit: Unit, failure: Failure) -> None:
         self._tell(journal, self._failed_event(unit, failure, None))
         self._graph.fail(unit)
@@ -237,6 +250,8 @@ class Conductor:
             write_s=outcome.write_s,
             bytes_read=outcome.bytes_read,
             reused=reused,
+            bytes_up=outcome.bytes_up,
+            bytes_down=outcome.bytes_down,
         )
         self._tell(journal, event)
         if self._plan.stages[unit.stage].kind != "save":

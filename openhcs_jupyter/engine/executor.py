@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from openhcs_jupyter.engine.program import Outcome, Program, Work
+from openhcs_jupyter.topology import Device
 
 
 class Session(ABC):
@@ -61,6 +62,10 @@ class Executor(ABC):
         A conductor calls it until it is ready, so that a run can be cancelled meanwhile.
         """
         return True
+
+    def lacks(self, devices: Sequence[Device]) -> str | None:
+        """Say why it cannot use the GPUs of a plan, or None if it can; then the plan is made for CPUs instead."""
+        return "this way of running computes on CPUs" if devices else None
 
     @abstractmethod
     def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:

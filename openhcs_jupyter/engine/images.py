@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from openhcs_jupyter.engine.device import Held, closed, on_host, stacked
+from openhcs_jupyter.engine.device import Pixels as Pixels
 from openhcs_jupyter.model import Component
 
-Pixels = NDArray[np.generic]
 Key = tuple[int, int, str]
 """Field number, time point, channel. The field number is 0 once the fields of a well are joined."""
 
@@ -18,8 +16,8 @@ Key = tuple[int, int, str]
 class Stack(NamedTuple):
     """Planes of one field, time point and channel along z."""
 
-    array: Pixels
-    """``(N, Y, X)``"""
+    array: Held
+    """``(N, Y, X)``, in the memory of the machine or on a device."""
     slices: tuple[int, ...]
     """The z of each plane; counted anew from 0 where a step changed their number."""
 
@@ -61,7 +59,7 @@ class Images:
         stack = self._stacks.get((field, t, channel))
         if stack is None:
             stack = self._load[channel](field, t)
-            stack.array.flags.writeable = False
+            closed(stack.array)
             self._stacks[field, t, channel] = stack
         return stack
 
@@ -69,7 +67,13 @@ class Images:
         """Forget a stack that no later step takes."""
         self._stacks.pop((field, t, channel), None)
 
-    def put(self, field: int, t: int, channel: str, array: Pixels) -> None:
+    def bring_down(self, key: Key) -> None:
+        """Move a stack into the memory of the machine."""
+        stack = self._stacks.get(key)
+        if stack is not None:
+            self._stacks[key] = Stack(on_host(stack.array), stack.slices)
+
+    def put(self, field: int, t: int, channel: str, array: Held) -> None:
         """Replace a stack along z by what a step made of it."""
         old = self._stacks.get((field, t, channel))
         if old is None or old.array is not array:
@@ -84,19 +88,19 @@ class Images:
                 for channel in channels:
                     yield field, t, channel
 
-    def stacks(self, along: Component, channels: tuple[str, ...]) -> Iterator[tuple[Site, Pixels]]:
+    def stacks(self, along: Component, channels: tuple[str, ...]) -> Iterator[tuple[Site, Held]]:
         """Iterate over stacks along channels, fields or time points, one for each combination of the others."""
         for others in self._others(along, channels):
             keys = self._along(along, others, channels)
             for z in range(self._depth(keys)):
                 planes = [self.get(*key).array[z] for key in keys]
                 _require_alike(along, keys, planes)
-                joined = planes[0][None] if len(planes) == 1 else np.stack(planes)
-                joined.flags.writeable = False
+                joined = stacked(planes)
+                closed(joined)
                 yield self._site(along, others, z), joined
 
     def replace(
-        self, along: Component, channels: tuple[str, ...], after: tuple[str, ...], results: Mapping[Site, Pixels]
+        self, along: Component, channels: tuple[str, ...], after: tuple[str, ...], results: Mapping[Site, Held]
     ) -> None:
         """Put back what a step made of the stacks along a component.
 
@@ -112,7 +116,7 @@ class Images:
             By the site of the call: ``(M, Y, X)``, of one M.
         """
         made = len(next(iter(results.values())))
-        put: dict[Key, list[Pixels]] = {}
+        put: dict[Key, list[Held]] = {}
         joined_fields = along == "field" and made == 1 and len(self.fields) > 1
         joined_times = along == "t" and made == 1
         new = tuple(name for name in after if name in channels) or after[-1:]
@@ -139,7 +143,7 @@ class Images:
                 del self._stacks[key]
         self.changed &= self._stacks.keys()
         for key, planes in put.items():
-            self.put(*key, planes[0][None] if len(planes) == 1 else np.stack(planes))
+            self.put(*key, stacked(planes))
 
     def _others(self, along: Component, channels: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
         fields = (0,) if along == "field" else self.fields
@@ -172,7 +176,7 @@ class Images:
         )
 
 
-def _require_alike(along: Component, keys: Sequence[Key], planes: Sequence[Pixels]) -> None:
+def _require_alike(along: Component, keys: Sequence[Key], planes: Sequence[Held]) -> None:
     """Refuse to stack planes of different sizes; types are joined as NumPy does."""
     if len({plane.shape for plane in planes}) < 2:
         return

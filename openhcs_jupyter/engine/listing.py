@@ -119,7 +119,7 @@ def _read(folder: RunFolder, conducted: bool) -> RunSummary:
             done.add(event.unit)
         elif isinstance(event, UnitFailed):
             failed.add(event.unit)
-        else:
+        elif isinstance(event, RunFinished):
             finished = event
     return RunSummary(
         id=folder.run_id,

@@ -14,12 +14,16 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import cloudpickle
+import msgspec
 
+from openhcs_jupyter.engine.device import missing
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
+from openhcs_jupyter.engine.lanes import Lane, LanedSession
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.store import RunFolder, stored_files
 from openhcs_jupyter.engine.worker import STATUS_SIZE, Status
+from openhcs_jupyter.topology import Device
 
 _AT_HAND = 3
 """Units that a worker holds: one computed, one read ahead, and one on its way."""
@@ -34,9 +38,19 @@ class LocalExecutor(Executor):
         """Have the libraries imported that workers share."""
         return fork_server().ready(timeout)
 
+    def lacks(self, devices: Sequence[Device]) -> str | None:
+        """Look whether the GPUs are on this machine, and CuPy."""
+        return missing(devices)
+
     def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
-        """Fork the workers."""
-        return _LocalSession(program, workers, unit_timeout_s)
+        """Fork the workers: those of CPUs, and one for each GPU."""
+        if not program.devices:
+            return _LocalSession(program, workers, unit_timeout_s)
+        lanes: dict[str, Lane] = {"cpu": _LocalSession(program, workers, unit_timeout_s)}
+        for device in program.devices:
+            own = msgspec.structs.replace(program, device=device)
+            lanes[device.id] = _LocalSession(own, 1, unit_timeout_s)
+        return LanedSession(lanes, program.devices)
 
 
 class _Worker:
@@ -70,7 +84,7 @@ class _Worker:
         fork_server().dismiss(self.pid)
 
 
-class _LocalSession(Session):
+class _LocalSession(Lane):
     def __init__(self, program: Program, workers: int, unit_timeout_s: float) -> None:
         packed = cloudpickle.dumps(program, protocol=5)
         self._program = pickle.dumps((program.search_path, program.working_folder, packed), protocol=5)
@@ -83,6 +97,9 @@ class _LocalSession(Session):
         self._workers: list[_Worker] = []
         self._most = workers
         fork_server().load(program.modules)
+
+    def fileno(self) -> int:
+        return self._selector.fileno()
 
     @property
     def room(self) -> int:

@@ -16,6 +16,10 @@ from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Channel, Image, ResultSpec, RunRecord
 from openhcs_jupyter.pipeline._packages import place_of
 from openhcs_jupyter.pipeline.chains import Chains, chains_of
+from openhcs_jupyter.topology import Device
+
+_NOT_FORKED = {"cupy", "cupyx", "cucim", "torch", "jax", "tensorflow"}
+"""Packages of GPUs, whose state does not survive a fork: each worker imports them itself."""
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,10 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     working_folder: str
     keep_s_per_byte: float
     """What keeping a byte between steps is reckoned to cost, in seconds of computing."""
+    devices: tuple[Device, ...] = ()
+    """GPUs of the run."""
+    device: Device | None = None
+    """The one of the workers that are given this; None of those that compute on CPUs."""
 
 
 def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
@@ -70,6 +78,7 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         search_path=tuple(sys.path),
         working_folder=str(Path.cwd()),
         keep_s_per_byte=plan.memory.workers / DISK_BYTES_PER_S,
+        devices=plan.devices,
     )
 
 
@@ -86,7 +95,8 @@ def _installed_modules(calls: Mapping[int, Chains]) -> tuple[str, ...]:
                 found.add(value.__name__)
             elif callable(value):
                 found.add(str(getattr(value, "__module__", "")))
-    return tuple(sorted(name for name in found if name and place_of(name) in ("installed", "own")))
+    found = {name for name in found if name and name.partition(".")[0] not in _NOT_FORKED}
+    return tuple(sorted(name for name in found if place_of(name) in ("installed", "own")))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +140,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     whole_run: bool = False
     """The next unit would fail alike: the disk is full."""
+    device_lost: bool = False
+    """The worker's device does not answer any more; the unit itself may be well."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,3 +155,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     write_s: float = 0.0
     bytes_read: int = 0
     waypoints: KeptWaypoints | None = None
+    bytes_up: int = 0
+    """Sent to a device since the worker's last unit, which includes what was sent ahead."""
+    bytes_down: int = 0
+    """Fetched from it."""
+    notices: tuple[str, ...] = ()
+    """What the user should know, though it is no failure."""

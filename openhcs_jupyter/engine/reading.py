@@ -12,7 +12,9 @@ import msgspec
 import numpy as np
 
 from openhcs_jupyter.compiler.plan import PlannedInput, PlannedStep, TakenChannel
+from openhcs_jupyter.engine.device import DeviceLostError
 from openhcs_jupyter.engine.images import Key, Pixels, Stack
+from openhcs_jupyter.engine.kernels import Kernels, goes_up
 from openhcs_jupyter.engine.program import Program, Source, Work
 from openhcs_jupyter.engine.store import read_array
 from openhcs_jupyter.engine.tables import read_tables
@@ -46,10 +48,13 @@ class UnitInputs:
         The unit.
     repository
         Opens the unit's images.
+    kernels
+        Of the worker's device, where it has one; stacks are sent there ahead.
     """
 
-    def __init__(self, program: Program, work: Work, repository: Repository) -> None:
+    def __init__(self, program: Program, work: Work, repository: Repository, kernels: Kernels | None = None) -> None:
         self.work = work
+        self._kernels = kernels
         self.bytes_read = 0
         self.read_s = 0.0
         self.failure: Exception | None = None
@@ -77,6 +82,19 @@ class UnitInputs:
         """What the steps before the first that is to be done have put out, by the name of the file."""
         start, waypoint = self.work.start, self.waypoint
         return {} if start is None or waypoint is None else {f.name: start.place / f.name for f in waypoint.outputs}
+
+    @property
+    def kernels(self) -> Kernels:
+        """The kernels of the worker's device.
+
+        Raises
+        ------
+        DeviceLostError
+            If the worker has none: it was given a unit of another one.
+        """
+        if self._kernels is None:
+            raise DeviceLostError(f"this worker has no {self.work.unit.device}")
+        return self._kernels
 
     @property
     def fields(self) -> tuple[int, ...]:
@@ -125,7 +143,10 @@ class UnitInputs:
                     for t in range(self._program.size_t):
                         if (field, t, taken.channel.name) in self._kept:
                             continue
-                        self._ahead[field, t, taken.channel.name] = self._read(self._sources[field], taken, t)
+                        stack = self._read(self._sources[field], taken, t)
+                        if self._kernels and goes_up(self.steps, taken.channel.name):
+                            stack = Stack(self._kernels.ahead(stack.array), stack.slices)
+                        self._ahead[field, t, taken.channel.name] = stack
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit, which raises it in its turn
             self.failure = error
         self.read_s += time.perf_counter() - begin

@@ -21,6 +21,7 @@ from openhcs_jupyter.engine.tables import read_tables
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import (
     AnyEvent,
+    Notice,
     Progress,
     RunFinished,
     RunStarted,
@@ -106,6 +107,12 @@ class Run:
         """The units that failed by themselves, with their reasons."""
         self._refresh()
         return tuple(event for event in self._seen.failed.values() if event.because is None)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of how the run goes, though it is no failure."""
+        self._refresh()
+        return tuple(self._seen.notices)
 
     @property
     def progress(self) -> Progress:
@@ -349,6 +356,7 @@ class _Seen:
         """Fingerprints of the results, by unit."""
         self.failed: dict[int, UnitFailed] = {}
         self.finished: RunFinished | None = None
+        self.notices: list[str] = []
         self._started: RunStarted | None = None
         self._last = 0.0
         self._bytes = 0
@@ -371,6 +379,8 @@ class _Seen:
         elif isinstance(event, UnitFailed):
             self.failed[event.unit] = event
             self._counts[self._plan.units[event.unit].stage][1] += 1
+        elif isinstance(event, Notice):
+            self.notices.append(event.message)
         else:
             self.finished = event
 

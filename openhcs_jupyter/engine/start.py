@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan
+from openhcs_jupyter.compiler.plan import ExecutionPlan, LeftOut
 from openhcs_jupyter.compiler.problems import known
 from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.engine.conductor import Conductor, OnError
@@ -66,7 +66,14 @@ def run(
     ------
     RunError
         If there is no such run to resume, another process conducts it, or its folder cannot be written.
+    CompileError
+        If the plan's GPUs cannot be used here and one of its functions has no kernel for CPUs.
     """
+    executor = executor or LocalExecutor()
+    lack = executor.lacks(plan.devices)
+    if lack is not None:
+        lack = f"{lack}; the run computes on CPUs"
+        plan = _left_out(plan.on_cpus(), "GPUs", lack)
     repository = connect(plan.repository)
     folder, known_files = _folder(plan, repository, resume)
     record = _record(plan, folder.run_id, options or {})
@@ -90,12 +97,13 @@ def run(
             record,
             folder,
             lock,
-            executor or LocalExecutor(),
+            executor,
             on_error=on_error,
             unit_timeout_s=load_settings().unit_timeout_s if unit_timeout_s is None else unit_timeout_s,
             known=known_files,
             force=force,
             notify=started.notify,
+            notices=() if lack is None else (lack,),
         )
     except BaseException:
         lock.close()
@@ -122,6 +130,11 @@ def load_run(repository: Repository, run_id: str) -> Run:
                 return Run(folder, folder.plan(), folder.record())
     ids = [folder.run_id for folder in folders]
     raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
+
+
+def _left_out(plan: ExecutionPlan, what: str, why: str) -> ExecutionPlan:
+    told = msgspec.structs.replace(plan, left_out=(*plan.left_out, LeftOut(what=what, why=why)))
+    return told.bind(plan.pipeline, plan.plate)
 
 
 def _folder(

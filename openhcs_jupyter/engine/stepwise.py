@@ -14,6 +14,7 @@ from openhcs_jupyter.compiler import Selection, compile
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage
 from openhcs_jupyter.engine.calls import StepError, checked_labels
 from openhcs_jupyter.engine.compute import Computation
+from openhcs_jupyter.engine.device import on_host
 from openhcs_jupyter.engine.images import Images, Pixels, Site
 from openhcs_jupyter.engine.places import Places
 from openhcs_jupyter.engine.program import Program, Work, program_of
@@ -104,7 +105,7 @@ class Stepwise:
             If a step fails; names it.
         """
         pipeline = Pipeline(steps[: upto + 1], "preview")
-        plan = compile(pipeline, self._plate, self._topology, self._selection)
+        plan = compile(pipeline, self._plate, self._topology, self._selection, device="cpu")
         program = _program(plan)
         marks = [_mark(plan, step) for step in plan.steps]
         same = 0
@@ -127,7 +128,7 @@ class Stepwise:
 
     def source(self, steps: Sequence[Step]) -> Mapping[str, Pixels]:
         """Return the field's images as they are before the first step, by channel."""
-        plan = compile(Pipeline(steps[:1], "preview"), self._plate, self._topology, self._selection)
+        plan = compile(Pipeline(steps[:1], "preview"), self._plate, self._topology, self._selection, device="cpu")
         return self._fresh(plan, _program(plan)).stacks()
 
     def _fresh(self, plan: ExecutionPlan, program: Program) -> _Steps:
@@ -186,7 +187,7 @@ class _Steps(Computation):
         images = self.images
         assert images is not None
         field = images.fields[0]
-        return {channel: images.get(field, images.times[0], channel).array for channel in images.channels}
+        return {channel: on_host(images.get(field, images.times[0], channel).array) for channel in images.channels}
 
     def _finish(self, step: PlannedStep) -> None:
         """Make a reducer's outputs of the states that this one field has left."""

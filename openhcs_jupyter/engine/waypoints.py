@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from openhcs_jupyter.compiler.plan import PlannedStep
+from openhcs_jupyter.engine.device import OnDevice
 from openhcs_jupyter.engine.images import Images, Key, Pixels, Stack
 from openhcs_jupyter.engine.store import File, RunFolder, link, write_array, write_file
 from openhcs_jupyter.events import StoredFile
@@ -196,6 +197,9 @@ class Recorder:
         if self.broken:
             return
         array = stack.array
+        if isinstance(array, OnDevice):
+            self._decided[position] = False  # to fetch it would cost the run
+            return
         written = self._written.get(key)
         file = written.file if written is not None and written.array() is array else None
         if not self._decide(position, 0 if file else array.nbytes * self._stacks_up_to(position)):

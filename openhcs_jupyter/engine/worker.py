@@ -16,9 +16,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import cloudpickle
+import msgspec
 
 from openhcs_jupyter.engine.calls import StepError, describe, trace_of
 from openhcs_jupyter.engine.compute import compute
+from openhcs_jupyter.engine.device import DeviceBrokenError, DeviceLostError, open_device
+from openhcs_jupyter.engine.kernels import Kernels
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs
 from openhcs_jupyter.engine.saving import save_pixels
@@ -77,6 +80,8 @@ class _Computed:
         self.recorder: Recorder | None = None
         self.failure: Failure | None = None
         self.compute_s = 0.0
+        self.is_last = False
+        """Whether the process can do no more after it: a kernel broke its device's context."""
 
 
 def work(connection: int, status: int) -> None:
@@ -89,23 +94,39 @@ def work(connection: int, status: int) -> None:
     try:
         program: Program = cloudpickle.loads(packed)
     except Exception as error:  # noqa: BLE001 - such as a module of the user's that raises when it is imported
-        _refuse(conductor, error)
+        message = f"the steps' functions cannot be loaded in a worker process: {describe(error)}"
+        _refuse(conductor, Failure(message=message, traceback=trace_of(error), whole_run=True))
         return
     _limit_threads()
+    kernels: Kernels | None = None
+    if program.device is not None:
+        try:
+            kernels = Kernels(open_device(program.device))
+        except DeviceLostError as error:
+            _refuse(conductor, Failure(message=str(error), device_lost=True))
+            return
     with connect(program.repository) as repository:
-        _Worker(conductor, Status(status), program, repository).run()
+        _Worker(conductor, Status(status), program, repository, kernels).run()
 
 
-def _refuse(conductor: Connection, error: Exception) -> None:
+def _refuse(conductor: Connection, failure: Failure) -> None:
     """Say of the first unit why no unit can be done."""
-    message = f"the steps' functions cannot be loaded in a worker process: {describe(error)}"
     work: Work = conductor.recv()
-    failure = Failure(message=message, traceback=trace_of(error), whole_run=True)
     conductor.send(Outcome(unit=work.unit.id, failure=failure))
 
 
 class _Worker:
-    def __init__(self, conductor: Connection, status: Status, program: Program, repository: Repository) -> None:
+    def __init__(
+        self,
+        conductor: Connection,
+        status: Status,
+        program: Program,
+        repository: Repository,
+        kernels: Kernels | None,
+    ) -> None:
+        self._kernels = kernels
+        self._counted = (0, 0)
+        """Bytes to and from the device that were told."""
         self._conductor = conductor
         self._status = status
         self._program = program
@@ -133,7 +154,7 @@ class _Worker:
             except (EOFError, OSError):
                 self._to_compute.put(None)
                 return
-            inputs = UnitInputs(self._program, work, self._repository)
+            inputs = UnitInputs(self._program, work, self._repository, self._kernels)
             inputs.read_ahead()
             self._to_compute.put(inputs)
 
@@ -158,6 +179,11 @@ class _Worker:
                     raise computed.error
         except StepError as error:
             done.failure = Failure(message=error.message, step=error.step, traceback=error.trace)
+        except DeviceLostError as error:
+            done.failure = Failure(message=str(error), device_lost=True)
+        except DeviceBrokenError as error:
+            done.failure = Failure(message=f"a kernel crashed on the GPU: {error}")
+            done.is_last = True
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs one unit and is reported
             cause = error.__cause__
             no_space = isinstance(cause, OSError) and cause.errno in _NO_SPACE and stage.kind == "save"
@@ -185,6 +211,8 @@ class _Worker:
                     stored = self._folder.commit(inputs.work.key, done.files, inputs.verify)
                 except OSError as error:
                     failure = self._write_failure(error)
+                except DeviceLostError as error:
+                    failure = Failure(message=str(error), device_lost=True)
                 except Exception as error:  # noqa: BLE001 - such as a table that Arrow cannot hold
                     failure = Failure(message=_told(error), traceback=trace_of(error))
             waypoints = None
@@ -205,7 +233,18 @@ class _Worker:
                 waypoints=waypoints,
             )
             with suppress(OSError):  # the conductor is gone, and this process will be in a moment
-                self._conductor.send(outcome)
+                self._conductor.send(self._with_device(outcome))
+            if done.is_last:
+                os._exit(1)  # another process does what this one still holds
+
+    def _with_device(self, outcome: Outcome) -> Outcome:
+        """Tell with a unit what its device had to tell."""
+        if self._kernels is None:
+            return outcome
+        device = self._kernels.device
+        before, self._counted = self._counted, (device.bytes_up, device.bytes_down)
+        up, down = (now - then for now, then in zip(self._counted, before, strict=True))
+        return msgspec.structs.replace(outcome, bytes_up=up, bytes_down=down, notices=device.take_notices())
 
     def _write_failure(self, error: OSError) -> Failure:
         where = error.filename or error.filename2 or self._folder.path

@@ -137,8 +137,11 @@ def _values(state: State, kind: str, words: list[str]) -> list[str]:
         from openhcs_jupyter.magics.line import line_parser, sub_parsers
 
         return ["cell", *sub_parsers(line_parser())]
+    if kind == "devices":
+        from openhcs_jupyter.topology import discover
+
+        return ["auto", "cpu", "gpu", *(device.id for device in discover().devices)]
     fixed = {
-        "devices": ["auto", "cpu"],
         "repositories": ["default", "demo"],
         "settings": list(Settings.__struct_fields__),
     }

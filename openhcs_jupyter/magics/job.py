@@ -179,10 +179,11 @@ def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate,
         save=_save(options, settings),
         workers=options.workers or settings.workers or None,
         memory_bytes=int(settings.memory_gb * 1e9) or None,
+        device=options.device,
     )
     _require_unchanged(plan)
     left_out = (*plan.left_out, *(LeftOut(what=what, why=why) for what, why in adapted.notes))
-    return msgspec.structs.replace(plan, left_out=left_out).bind(pipeline, plate)
+    return msgspec.structs.replace(plan, left_out=left_out).bind(pipeline, plate, plan.on_cpus)
 
 
 def start(plan: ExecutionPlan, options: RunOptions) -> Run:

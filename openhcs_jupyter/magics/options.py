@@ -40,7 +40,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None: as the settings say."""
     on_error: Literal["continue", "stop"] = "continue"
     workers: int | None = None
-    device: Literal["auto", "cpu"] = "auto"
+    device: str = "auto"
+    """``auto``, ``cpu``, ``gpu``, or one of them: ``gpu:1``."""
     resume: str | None = None
     """``last`` or a run's id."""
     force: bool = False
@@ -145,7 +146,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
         help="what a failing unit means for the others",
     )
     how.add_argument("--workers", type=int, metavar="N", help="worker processes; left out, one for each core")
-    how.add_argument("--device", metavar="DEVICE", default="auto", help="cpu or auto")
+    how.add_argument(
+        "--device", metavar="DEVICE", default="auto", help="cpu, gpu, gpu:N, or auto: GPUs if there are any"
+    )
     how.add_argument(
         "--resume", nargs="?", const="last", metavar="RUN", help="go on with an interrupted run, the last one or RUN"
     )
@@ -193,9 +196,8 @@ def run_options(values: argparse.Namespace) -> RunOptions:
     """
     known = {name: value for name, value in vars(values).items() if name in RunOptions.__struct_fields__}
     device = str(known.get("device", "auto"))
-    if device not in ("auto", "cpu"):
-        what = "this version computes on CPUs" if re.match(r"(gpu|cuda)", device) else "there is no such device"
-        raise UsageError(f"--device {device}: {what}", "Use --device cpu, or leave --device out.")
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
+        raise UsageError(f"--device {device}: there is no such device", "Devices are auto, cpu, gpu, gpu:0, gpu:1, ...")
     workers = known.get("workers")
     if workers is not None and workers < 1:
         raise UsageError(

@@ -57,7 +57,7 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
         f"allowed; {count_text(plan.memory.workers, 'worker')}, largest unit "
         f"{render.size_text(plan.memory.unit_peak_bytes)}"
     )
-    devices = ", ".join(plan.devices)
+    devices = ", ".join(plan.computes_on)
     reads = f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
     text = [
         f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}.{' Nothing was run.' * dry}",

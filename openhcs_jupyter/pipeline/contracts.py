@@ -12,14 +12,14 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Component
 
 FunctionKind = Literal["image", "measure", "table", "reducer"]
-Memory = Literal["numpy", "cupy"]
+MemoryType = Literal["numpy", "cupy"]
 """Kinds of array: in the memory of the machine, or of a GPU."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 ATTRIBUTE = "__openhcs__"
 KERNELS = "__openhcs_kernels__"
-NUMPY: tuple[Memory, ...] = ("numpy",)
-EVERY: tuple[Memory, ...] = ("numpy", "cupy")
+NUMPY: tuple[MemoryType, ...] = ("numpy",)
+EVERY: tuple[MemoryType, ...] = ("numpy", "cupy")
 """Of a function that is written to the array API standard, or with what arrays of all kinds do themselves."""
 
 
@@ -38,7 +38,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Memory it uses at its peak beyond its input, as a factor of its input's bytes."""
     over: Literal["field", "well", "plate"] | None = None
     """Of a table function: over what its tables reach."""
-    memory: tuple[Memory, ...] = NUMPY
+    memory: tuple[MemoryType, ...] = NUMPY
     """Kinds of array that it takes itself; `kernel_for` gives it others."""
     by_plane: bool = False
     """Each plane of its result depends on that plane alone, so that a stack may be done in parts."""
@@ -62,7 +62,7 @@ def image(
     depth: Literal["same", "one", "any"] = "any",
     dtype: str | None = None,
     need: float = 4.0,
-    memory: tuple[Memory, ...] = NUMPY,
+    memory: tuple[MemoryType, ...] = NUMPY,
     by_plane: bool = False,
 ) -> Callable[[F], F]:
     """Declare an image function: ``(N, Y, X)`` -> ``(M, Y, X)``, then its outputs. Parameters as in `Contract`."""
@@ -72,7 +72,7 @@ def image(
 
 
 def measure(
-    *, stack: Component | None = None, need: float = 4.0, memory: tuple[Memory, ...] = NUMPY
+    *, stack: Component | None = None, need: float = 4.0, memory: tuple[MemoryType, ...] = NUMPY
 ) -> Callable[[F], F]:
     """Declare a measure function: takes ``(N, Y, X)``, returns its outputs only. Parameters as in `Contract`."""
     return _mark(Contract(kind="measure", stack=stack, depth="same", dtype="same", need=need, memory=memory))
@@ -91,7 +91,9 @@ class Kernel(NamedTuple):
     """As in `Contract`, on the device."""
 
 
-def kernel_for(function: Callable[..., Any], memory: Memory = "cupy", *, need: float | None = None) -> Callable[[F], F]:
+def kernel_for(
+    function: Callable[..., Any], memory: MemoryType = "cupy", *, need: float | None = None
+) -> Callable[[F], F]:
     """Declare what does the work of `function` for another kind of array; it takes the same parameters.
 
     Parameters
@@ -122,7 +124,7 @@ def kernel_for(function: Callable[..., Any], memory: Memory = "cupy", *, need: f
     return mark
 
 
-def kernel_of(function: Callable[..., Any], memory: Memory) -> Kernel | None:
+def kernel_of(function: Callable[..., Any], memory: MemoryType) -> Kernel | None:
     """Return what does the work of a function for a kind of array: a kernel, or itself; None where nothing does."""
     if isinstance(function, functools.partial) and not hasattr(function, ATTRIBUTE):
         inner = kernel_of(function.func, memory)

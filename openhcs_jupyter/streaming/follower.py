@@ -125,7 +125,7 @@ class Follower:
         elif isinstance(event, RunFinished):
             self._status = event.status
             yield self._progress(None, event.message)
-        elif event.unit < len(self._plan.units):
+        elif isinstance(event, UnitDone | UnitFailed) and event.unit < len(self._plan.units):
             unit = self._plan.units[event.unit]
             well = self._wells.get(unit.well) if unit.well is not None else None
             counts = self._counts.setdefault(well, [0, 0])

@@ -113,7 +113,7 @@ class RunDisplay:
 
     def _use(self) -> str:
         plan = self._run.plan
-        where = f"{plan.memory.workers} worker{'s' * (plan.memory.workers != 1)} on {', '.join(plan.devices)}"
+        where = f"{plan.memory.workers} worker{'s' * (plan.memory.workers != 1)} on {', '.join(plan.computes_on)}"
         if self._usage is None and self._wells.pid and self._run.record.host == socket.gethostname():
             self._usage = Usage(self._wells.pid)
         if self._usage is None:

@@ -75,6 +75,7 @@ def plan_of(
     save: bool = False,
     workers: int | None = None,
     memory_bytes: int | None = None,
+    device: str = "auto",
     **selected: Any,
 ) -> ExecutionPlan:
     pipeline = steps if isinstance(steps, Pipeline) else Pipeline(steps)
@@ -86,6 +87,7 @@ def plan_of(
         save=save,
         workers=workers,
         memory_bytes=memory_bytes,
+        device=device,
     )
 
 

@@ -178,7 +178,7 @@ def test_all_compile_errors_come_at_once_with_lines_and_carets(notebook: Kernel)
         ("%%openhcs --wells Z9\npipeline_steps = [Step(max_projection)]", "no images in well Z09"),
         ("%%openhcs --wells row:H\npipeline_steps = [Step(max_projection)]", "takes no well of plate 'small'"),
         ("%%openhcs --channels Cy5\npipeline_steps = [Step(max_projection)]", "has no channel 'Cy5'"),
-        ("%%openhcs --device gpu\npipeline_steps = [Step(max_projection)]", "this version computes on CPUs"),
+        ("%%openhcs --device gpu:77\npipeline_steps = [Step(max_projection)]", "--device gpu:77"),
         ("%%openhcs my-run\npipeline_steps = [Step(max_projection)]", "'my-run' cannot be the name of a variable"),
         ("%%openhcs max_projection\npipeline_steps = [Step(max_projection)]", "a run would replace it"),
         ("%%openhcs list\npipeline_steps = [Step(max_projection)]", "a run would replace it"),
