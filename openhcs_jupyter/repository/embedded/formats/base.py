@@ -33,6 +33,18 @@ class FoundFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes; -1 where no such file was there, and none may come."""
     mtime_ns: int
 
+    @classmethod
+    def of(cls, root: Path, path: str) -> FoundFile:
+        """Look at the file `path` below the plate's folder `root`.
+
+        Raises
+        ------
+        OSError
+            If it is not there.
+        """
+        status = (root / path).stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
 
 class PlaneData(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where in a file a plane lies, and what its pixels are."""
