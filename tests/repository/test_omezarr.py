@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.model import Plate
+from openhcs_jupyter.model import Plate, parse_well, well_name
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.formats import choose
 from openhcs_jupyter.repository.embedded.formats.zarr_arrays import FILES, ZarrFaultError, read_array
+from tests.plates import MadePlate
+from tests.plates import write_plate as write_tiffs
+from tests.repository.conformance import RepositoryConformance
 
 VERSIONS = ["0.4", "0.5"]
 UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"}
@@ -38,6 +42,7 @@ def write_plate(
     wells: tuple[str, ...] = ("A/1", "B/3"),
     fields: int = 2,
     axes: str = "tczyx",
+    make: Callable[[str, int], NDArray[Any]] = pixels,
     **options: Any,
 ) -> Path:
     """Write a plate with ome-zarr's own writer; `options` go to zarr."""
@@ -52,7 +57,7 @@ def write_plate(
         well = plate.require_group(path)
         write_well_metadata(well, names, fmt=fmt)
         for name in names:
-            image = pixels(path, int(name))[tuple(slice(None) if axis in axes else 0 for axis in "tczyx")]
+            image = make(path, int(name))[tuple(slice(None) if axis in axes else 0 for axis in "tczyx")]
             group = well.require_group(name)
             write_image(
                 image,
@@ -358,3 +363,31 @@ def test_a_group_that_is_no_plate_is_none(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "image.zarr", mode="w", zarr_format=2).attrs["multiscales"] = []
     with pytest.raises(RepositoryError, match="is not a plate that can be read"):
         choose(tmp_path)
+
+
+class TestConformance(RepositoryConformance):
+    """A plate in OME-Zarr is a plate like any other."""
+
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> MadePlate:
+        return MadePlate(tmp_path / "made.zarr", ("A01", "B03"), 2, ("DAPI", "GFP"), 3, (24, 32), "uint16", 1)
+
+    @pytest.fixture
+    def repository(self, tmp_path: Path, made: MadePlate) -> Iterator[EmbeddedRepository]:
+        def planes(path: str, field: int) -> NDArray[Any]:
+            well = well_name(*parse_well(path.replace("/", "")))
+            return np.stack([[np.stack([made.plane(well, field + 1, c, z) for z in range(made.z)]) for c in range(2)]])
+
+        write_plate(made.folder, make=planes)
+        with EmbeddedRepository(tmp_path / "repository") as repository:
+            repository.import_plate(made.folder)
+            yield repository
+
+
+def test_a_plate_beside_one_of_another_format_is_an_error(repository: EmbeddedRepository, tmp_path: Path) -> None:
+    write_plate(tmp_path / "both" / "one.zarr", wells=("A/1",), fields=1)
+    made = write_tiffs(tmp_path / "both" / "two")
+    with pytest.raises(RepositoryError, match=r"of 2 formats: ImageXpress \(.*\) and OME-Zarr \("):
+        repository.import_plate(tmp_path / "both")
+    assert repository.import_plate(tmp_path / "both", reader="ome-zarr").format == "OME-Zarr"
+    assert repository.import_plate(made.folder).format == "ImageXpress"
