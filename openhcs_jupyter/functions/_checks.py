@@ -174,6 +174,8 @@ def label_planes(labels: NDArray[Any], shape: tuple[int, ...], function: str, na
         )
     if planes.dtype.kind not in "biu":
         raise UsageError(f"{function}: {name} are {labels.dtype}; they must be integers")
-    if planes.min() < 0 or planes.max() > np.iinfo(np.int32).max:
+    below = planes.dtype.kind == "i" and planes.min() < 0
+    above = planes.dtype.itemsize >= 4 and planes.dtype != np.int32 and planes.max() > np.iinfo(np.int32).max
+    if below or above:
         raise UsageError(f"{function}: {name} go from {planes.min()} to {planes.max()}", "Number objects from 1.")
     return planes.astype(np.int32, copy=False)

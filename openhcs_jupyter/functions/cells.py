@@ -115,7 +115,8 @@ def cytoplasm(stack: Stack, cells: NDArray[Any], nuclei: NDArray[Any]) -> NDArra
     """
     whole = label_planes(cells, (1, *stack.shape[1:]), "cytoplasm", "cells")[0]
     inner = label_planes(nuclei, (1, *stack.shape[1:]), "cytoplasm", "nuclei")[0]
-    return np.where(inner > 0, np.int32(0), whole)
+    rest: NDArray[np.int32] = np.multiply(whole, inner == 0, dtype=np.int32)
+    return rest
 
 
 @measure(stack="channel", need=6.0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CONSTANT = 1e-20
 
 
-@measure(stack="channel", need=16.0)
+@measure(stack="channel", need=8.0)
 def colocalisation(
     stack: Stack,
     labels: NDArray[Any] | None = None,
@@ -60,6 +60,8 @@ def colocalisation(
     """
     import pandas as pd
 
+    from openhcs_jupyter.functions import _colocalisation as _kernels
+
     check_stack(stack, "colocalisation")
     names = channel_names(context, len(stack))
     if len(stack) < 2:
@@ -69,55 +71,40 @@ def colocalisation(
     if not isinstance(method, int | float) and method not in METHODS:
         raise UsageError(f"colocalisation: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
     groups, numbers = _groups(labels, stack.shape[1:])
-    inside = groups >= 0
-    where = groups[inside]
-    pixels = np.bincount(where, minlength=len(numbers))
-    columns: dict[str, NDArray[Any]] = {"label": numbers, "pixels": pixels}
-    channels = [_Channel(plane, inside, where, pixels, method) for plane in stack]
-    for (a, one), (b, other) in itertools.combinations(zip(names, channels, strict=True), 2):
-        columns[f"pearson_{a}_{b}"] = _divided(one.sums(one.centred * other.centred), one.spread * other.spread)
-        columns[f"overlap_{a}_{b}"] = _divided(one.sums(one.values * other.values), one.norm * other.norm)
-        columns[f"manders_{a}_{b}"] = _divided(one.sums(one.values * other.above), one.total)
-        columns[f"manders_{b}_{a}"] = _divided(one.sums(other.values * one.above), other.total)
+    columns: dict[str, NDArray[Any]] = {"label": numbers}
+    limits = [float(method) if isinstance(method, int | float) else find_threshold(plane, method) for plane in stack]
+    for (a, i), (b, j) in itertools.combinations(zip(names, range(len(stack)), strict=True), 2):
+        sums = _kernels.pair_sums(stack[i], stack[j], groups, (limits[i], limits[j]), len(numbers))
+        pixels, one, other, over, over_other, squares, squares_other, products, shared, shared_other = sums
+        columns["pixels"] = pixels.astype(np.int64)
+        whole, whole_other = over + pixels * one, over_other + pixels * other
+        power = squares + 2 * one * over + pixels * one**2
+        power_other = squares_other + 2 * other * over_other + pixels * other**2
+        together = products + one * over_other + other * over + pixels * one * other
+        common = products - over * over_other / pixels
+        spread = _spread(squares - over**2 / pixels, power) * _spread(
+            squares_other - over_other**2 / pixels, power_other
+        )
+        columns[f"pearson_{a}_{b}"] = _divided(common, spread)
+        columns[f"overlap_{a}_{b}"] = _divided(together, np.sqrt(power * power_other))
+        columns[f"manders_{a}_{b}"] = _divided(shared, whole)
+        columns[f"manders_{b}_{a}"] = _divided(shared_other, whole_other)
     return pd.DataFrame(columns)
 
 
-class _Channel:
-    """One channel's pixels within objects, and their sums by object."""
-
-    def __init__(
-        self,
-        plane: Stack,
-        inside: NDArray[np.bool_],
-        where: NDArray[np.int64],
-        pixels: NDArray[np.int64],
-        method: Method | float,
-    ) -> None:
-        self.where = where
-        self.count = len(pixels)
-        limit = float(method) if isinstance(method, int | float) else find_threshold(plane, method)
-        self.above = (plane > limit)[inside]
-        self.values = plane[inside].astype(np.float64)
-        self.total = self.sums(self.values)
-        squares = self.sums(self.values**2)
-        self.norm = np.sqrt(squares)
-        self.centred = self.values - (self.total / pixels)[where]
-        spread = self.sums(self.centred**2)
-        # What rounding leaves of a constant is not correlated with anything.
-        self.spread = np.sqrt(np.where(spread > _CONSTANT * squares, spread, 0.0))
-
-    def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(self.where, weights=values, minlength=self.count).astype(np.float64)
+def _spread(squares: NDArray[np.float64], power: NDArray[np.float64]) -> NDArray[np.float64]:
+    # What rounding leaves of a constant is not correlated with anything.
+    return np.sqrt(np.where(squares > _CONSTANT * power, squares, 0.0))
 
 
-def _groups(labels: NDArray[Any] | None, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _groups(labels: NDArray[Any] | None, shape: tuple[int, ...]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return planes of objects numbered from 0, background -1, and the labels of the objects."""
     if labels is None:
-        return np.zeros(shape, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        return np.zeros(shape, dtype=np.int32), np.zeros(1, dtype=np.int64)
     plane, own = label_plane(labels, shape, "colocalisation")
     present = np.flatnonzero(np.bincount(plane.ravel()))
     present = present[present > 0]
-    number = np.full(int(plane.max()) + 1, -1, dtype=np.int64)
+    number = np.full(int(plane.max()) + 1, -1, dtype=np.int32)
     number[present] = np.arange(len(present))
     return number[plane], present.astype(np.int64) if own is None else own[present]
 

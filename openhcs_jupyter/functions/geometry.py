@@ -48,7 +48,7 @@ def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
     return stack[:, int(y) : int(y + height), int(x) : int(x + width)].copy()
 
 
-@image(depth="same", dtype="same", need=4.0)
+@image(depth="same", dtype="same", need=4.0, by_plane=True)
 def bin_pixels(stack: Stack, factor: int = 2, method: Literal["mean", "sum", "max", "min"] = "mean") -> Stack:
     """Make one pixel of each square block of pixels, as binning on a camera does.
 

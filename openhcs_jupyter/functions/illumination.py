@@ -137,8 +137,20 @@ def correct_illumination(stack: Stack, flat: NDArray[Any], offset: float = 0.0) 
     depth = np.float64 if stack.dtype == np.float64 else np.float32
     gain = np.reciprocal(field.astype(depth))
     out = np.empty_like(stack, order="C")
+    native = stack.dtype in (np.uint8, np.uint16)
     for plane, target in zip(stack, out, strict=True):
-        target[...] = to_type((plane.astype(depth) - depth(offset)) * gain, stack.dtype)
+        light = plane if native and offset == 0 else plane.astype(depth) - depth(offset)
+        if native:
+            import cv2
+
+            cv2.multiply(
+                np.ascontiguousarray(light),
+                gain,
+                dst=target,
+                dtype=cv2.CV_8U if stack.dtype == np.uint8 else cv2.CV_16U,
+            )
+        else:
+            target[...] = to_type(light * gain, stack.dtype)
     return out
 
 

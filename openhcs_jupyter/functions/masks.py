@@ -12,7 +12,7 @@ from openhcs_jupyter.functions.segmentation import fill_holes, number_objects
 from openhcs_jupyter.pipeline.contracts import image
 
 
-@image(depth="same", dtype="same", need=10.0)
+@image(depth="same", dtype="same", need=10.0, by_plane=True)
 def label_objects(
     stack: Stack, min_area: float = 0.0, max_area: float | None = None, fill: bool = False
 ) -> tuple[Stack, NDArray[np.int32]]:
@@ -89,5 +89,10 @@ def mask_with(stack: Stack, labels: NDArray[Any], outside: float = 0.0, invert: 
     if stack.dtype.kind in "iu":
         limits = np.iinfo(stack.dtype)
         check_range("mask_with", "outside", outside, int(limits.min), int(limits.max))
-    kept = label_planes(labels, stack.shape, "mask_with", "labels") != 0
-    return np.where(kept != invert, stack, stack.dtype.type(outside))
+    planes = label_planes(labels, stack.shape, "mask_with", "labels")
+    kept = planes == 0 if invert else planes != 0
+    if outside == 0:
+        # Some times faster than a choice.
+        masked: Stack = np.multiply(stack, kept, dtype=stack.dtype)
+        return masked
+    return np.where(kept, stack, stack.dtype.type(outside))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, label_planes
+from openhcs_jupyter.functions._groups import group_rows
 from openhcs_jupyter.pipeline.contracts import Context, image, table
 
 if TYPE_CHECKING:
@@ -135,15 +136,23 @@ def measure_neurites(branches: pd.DataFrame) -> pd.DataFrame:
             f"measure_neurites: the table has no column {missing[0]!r}", "trace_neurites makes the table it takes."
         )
     keys = [name for name in _PLACE if name in branches.columns] + ["cell"]
-    groups = branches.groupby(keys, sort=True, observed=True)
-    found = groups.agg(
-        trees=("tree", "nunique"), branches=("tree", "size"), ends=("ends", "sum"), length=("length", "sum")
-    )
-    found["longest"] = groups["length"].max()
-    if "length_um" in branches.columns:
-        found["length_um"] = groups["length_um"].sum()
-        found["longest_um"] = groups["length_um"].max()
-    return found.reset_index()
+    import pandas as pd
+
+    groups = group_rows(branches, keys)
+    trees = group_rows(branches, [*keys, "tree"])
+    columns: dict[str, NDArray[Any]] = {
+        "trees": np.bincount(groups.of[trees.first], minlength=len(groups.first)),
+        "branches": groups.sizes,
+        "ends": groups.sums(branches["ends"].to_numpy()).astype(np.int64),
+    }
+    for name, longest in (("length", "longest"), ("length_um", "longest_um")):
+        if name in branches.columns:
+            lengths = branches[name].to_numpy(dtype=np.float64)
+            most = np.zeros(len(groups.first))
+            np.maximum.at(most, groups.of, lengths)
+            columns |= {name: groups.sums(lengths), longest: most}
+    places = {name: branches[name].array[groups.first] for name in keys}
+    return pd.DataFrame(places | columns)
 
 
 def ridges(plane: Stack, sigma: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

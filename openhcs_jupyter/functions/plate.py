@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.pipeline.contracts import table
@@ -45,15 +46,19 @@ def robust_z_scores(wells: pd.DataFrame, controls: Sequence[str] | None = None) 
     The robust z-score of Birmingham et al. (2009). Equal to `scipy.stats.median_abs_deviation` with
     ``scale="normal"`` up to the four digits of 1.4826.
     """
-    scored = wells.copy()
+    import pandas as pd
+
     names = _features(wells, "robust_z_scores")
-    rows = wells if controls is None else _rows(wells, controls, "robust_z_scores", "controls")
-    for name in names:
-        values = rows[name].astype("float64")
-        middle = values.median()
-        spread = _MAD * (values - middle).abs().median()
-        scored[name] = (wells[name].astype("float64") - middle) / (spread if spread > 0 else np.nan)
-    return scored
+    values = wells[names].to_numpy(dtype=np.float64)
+    reference = values
+    if controls is not None:
+        reference = values[_rows(wells, controls, "robust_z_scores", "controls")]
+    middle = _medians(reference)
+    spread = _MAD * _medians(np.abs(reference - middle))
+    scored = (values - middle) / np.where(spread > 0, spread, np.nan)
+    places = {name: index for index, name in enumerate(names)}
+    columns = {name: scored[:, places[name]] if name in places else wells[name].array for name in wells.columns}
+    return pd.DataFrame(columns, index=wells.index)
 
 
 @table(over="plate")
@@ -89,25 +94,45 @@ def z_prime(wells: pd.DataFrame, positive: Sequence[str], negative: Sequence[str
     if both:
         raise UsageError(f"z_prime: {', '.join(both)} stand under positive and under negative")
     names = _features(wells, "z_prime")
-    high, low = (
-        _rows(wells, chosen, "z_prime", kind)[names].astype("float64")
-        for kind, chosen in (("positive", positive), ("negative", negative))
-    )
-    for kind, rows in (("positive", high), ("negative", low)):
-        if len(rows) < 2:
+    values = wells[names].to_numpy(dtype=np.float64)
+    chosen = {
+        kind: _rows(wells, given, "z_prime", kind) for kind, given in (("positive", positive), ("negative", negative))
+    }
+    for kind, rows in chosen.items():
+        if np.count_nonzero(rows) < 2:
             raise UsageError(f"z_prime: there is one {kind} well; a standard deviation takes two")
-    distance = (high.mean() - low.mean()).abs()
-    factor = 1 - 3 * (high.std() + low.std()) / distance.where(distance > 0)
+    (high, high_sd), (low, low_sd) = (_mean_and_sd(values[rows]) for rows in chosen.values())
+    distance = np.abs(high - low)
+    factor = 1 - 3 * (high_sd + low_sd) / np.where(distance > 0, distance, np.nan)
     return pd.DataFrame(
         {
             "feature": names,
-            "z_prime": factor.to_numpy(),
-            "positive_mean": high.mean().to_numpy(),
-            "positive_sd": high.std().to_numpy(),
-            "negative_mean": low.mean().to_numpy(),
-            "negative_sd": low.std().to_numpy(),
+            "z_prime": factor,
+            "positive_mean": high,
+            "positive_sd": high_sd,
+            "negative_mean": low,
+            "negative_sd": low_sd,
         }
     )
+
+
+def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of each column over what is not NaN."""
+    if not np.isnan(values).any():
+        return np.median(values, axis=0)
+    import pandas as pd
+
+    return pd.DataFrame(values).median().to_numpy()
+
+
+def _mean_and_sd(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of the sample of each column over what is not NaN."""
+    if not np.isnan(values).any():
+        return values.mean(axis=0), values.std(axis=0, ddof=1)
+    import pandas as pd
+
+    table = pd.DataFrame(values)
+    return table.mean().to_numpy(), table.std().to_numpy()
 
 
 def _features(wells: pd.DataFrame, function: str) -> list[str]:
@@ -119,7 +144,8 @@ def _features(wells: pd.DataFrame, function: str) -> list[str]:
     return [name for name in wells.select_dtypes("number").columns if name not in _PLACE]
 
 
-def _rows(wells: pd.DataFrame, chosen: Sequence[str], function: str, parameter: str) -> pd.DataFrame:
+def _rows(wells: pd.DataFrame, chosen: Sequence[str], function: str, parameter: str) -> NDArray[np.bool_]:
+    """Tell which rows are of the chosen wells."""
     if isinstance(chosen, str) or not len(chosen):
         raise UsageError(f"{function}: {parameter} is {chosen!r}", 'It is a list of wells, such as ["A01", "B01"].')
     known = set(wells["well"])
@@ -129,4 +155,5 @@ def _rows(wells: pd.DataFrame, chosen: Sequence[str], function: str, parameter: 
             f"{function}: {parameter} names {', '.join(map(str, unknown))}, not in the table",
             "Wells are named as A01; the table has those of this run.",
         )
-    return wells[wells["well"].isin(list(chosen))]
+    rows: NDArray[np.bool_] = wells["well"].isin(list(chosen)).to_numpy()
+    return rows

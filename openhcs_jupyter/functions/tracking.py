@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import check_range
+from openhcs_jupyter.functions._groups import group_rows
 from openhcs_jupyter.pipeline.contracts import Context, table
 
 if TYPE_CHECKING:
@@ -55,8 +56,6 @@ def track_objects(
     From each time point to the next the best assignment of all objects at once, by
     `scipy.optimize.linear_sum_assignment`. An object that divides goes on as the nearer of the two; the other begins.
     """
-    import pandas as pd
-
     check_range("track_objects", "max_distance", max_distance, 0)
     check_range("track_objects", "memory", memory, 0, 1000)
     if by not in ("distance", "overlap"):
@@ -65,13 +64,12 @@ def track_objects(
     _check_columns(objects, wanted, "track_objects")
     track = np.zeros(len(objects), dtype=np.int64)
     moved = np.full(len(objects), np.nan)
-    keys = [name for name in _PLACE if name in objects.columns]
-    groups = objects.groupby(keys, sort=False, observed=True).indices.values() if keys else [np.arange(len(objects))]
     values = objects[list(wanted)].to_numpy(dtype=np.float64)
-    for rows in groups:
+    groups = group_rows(objects, [name for name in _PLACE if name in objects.columns])
+    order = np.argsort(groups.of, kind="stable")
+    for rows in np.split(order, np.cumsum(groups.sizes)[:-1]) if len(objects) else []:
         track[rows], moved[rows] = _tracked(values[rows], max_distance, by, int(memory))
-    added = pd.DataFrame({"track": track, "moved": moved}, index=objects.index)
-    return pd.concat([objects.drop(columns=["track", "moved"], errors="ignore"), added], axis=1)
+    return objects.assign(track=track, moved=moved)
 
 
 @table(over="field")
@@ -102,27 +100,26 @@ def measure_tracks(tracks: pd.DataFrame, context: Context | None = None) -> pd.D
 
     _check_columns(tracks, ("t", "y", "x", "track", "moved"), "measure_tracks")
     keys = [name for name in _PLACE if name in tracks.columns] + ["track"]
-    groups = tracks.sort_values("t", kind="stable").groupby(keys, sort=True, observed=True)
-    ends = groups[["t", "y", "x"]].agg(["first", "last"])
-    path = groups["moved"].sum()
-    distance = np.hypot(ends["y", "last"] - ends["y", "first"], ends["x", "last"] - ends["x", "first"])
-    spent = (ends["t", "last"] - ends["t", "first"]).astype("float64")
-    found = pd.DataFrame(
-        {
-            "first": ends["t", "first"],
-            "last": ends["t", "last"],
-            "points": groups.size(),
-            "path": path,
-            "distance": distance,
-            "straightness": distance / path.where(path > 0),
-            "speed": path / spent.where(spent > 0),
-        }
-    )
+    groups = group_rows(tracks, keys)
+    time, y, x, moved = tracks[["t", "y", "x", "moved"]].to_numpy(dtype=np.float64).T
+    order = np.lexsort((time, groups.of))
+    ends = np.cumsum(groups.sizes)
+    last, first = order[ends - 1], order[ends - groups.sizes]
+    path = groups.sums(np.nan_to_num(moved))
+    distance = np.hypot(y[last] - y[first], x[last] - x[first])
+    spent = time[last] - time[first]
+    columns: dict[str, NDArray[Any]] = {
+        "first": tracks["t"].to_numpy()[first],
+        "last": tracks["t"].to_numpy()[last],
+        "points": groups.sizes,
+        "path": path,
+        "distance": distance,
+        "straightness": distance / np.where(path > 0, path, np.nan),
+        "speed": path / np.where(spent > 0, spent, np.nan),
+    }
     if context is not None and context.pixel_size_um is not None:
-        found = found.assign(
-            **{f"{name}_um": found[name] * context.pixel_size_um for name in ("path", "distance", "speed")}
-        )
-    return found.reset_index()
+        columns |= {f"{name}_um": columns[name] * context.pixel_size_um for name in ("path", "distance", "speed")}
+    return pd.DataFrame({name: tracks[name].array[groups.first] for name in keys} | columns)
 
 
 def _tracked(
@@ -134,16 +131,19 @@ def _tracked(
     seen = np.zeros(0, dtype=np.int64)
     """Of each track that may go on: the row at which it was last seen."""
     count = 0
-    for time in np.unique(values[:, 0]):
-        rows = np.flatnonzero(values[:, 0] == time)
+    order = np.argsort(values[:, 0], kind="stable")
+    times, starts = np.unique(values[order, 0], return_index=True)
+    for time, rows in zip(times, np.split(order, starts[1:]), strict=True):
         seen = seen[values[seen, 0] >= time - 1 - memory]
         before, after = _assigned(values[seen], values[rows], max_distance, by)
         track[rows[after]] = track[seen[before]]
         moved[rows[after]] = np.hypot(*(values[rows[after], 1:3] - values[seen[before], 1:3]).T)
-        new = np.setdiff1d(np.arange(len(rows)), after)
-        track[rows[new]] = count + 1 + np.arange(len(new))
+        new = rows[track[rows] == 0]
+        track[new] = count + 1 + np.arange(len(new))
         count += len(new)
-        seen = np.concatenate([np.delete(seen, before), rows])
+        lost = np.ones(len(seen), dtype=bool)
+        lost[before] = False
+        seen = np.concatenate([seen[lost], rows])
     return track, moved
 
 
@@ -162,11 +162,21 @@ def _assigned(
         overlap = _overlap(old[:, 3:], new[:, 3:])
         allowed &= overlap > 0
         cost = 1 - overlap
+    choices, rivals = allowed.sum(axis=1), allowed.sum(axis=0)
+    # Most objects have one place to go, for which nobody else competes; only for the others there is a choice.
+    only = np.argmax(allowed, axis=1)
+    settled = (choices == 1) & (rivals[only] == 1)
+    before, after = np.flatnonzero(settled), only[settled]
+    rows = np.flatnonzero(~settled & (choices > 0))
+    if not len(rows):
+        return before, after
+    columns = np.flatnonzero(allowed[rows].any(axis=0))
+    part, open_ = cost[np.ix_(rows, columns)], allowed[np.ix_(rows, columns)]
     # One that is not allowed costs more than all others together.
-    dear = (cost[allowed].max(initial=0) + 1) * (min(cost.shape) + 1)
-    before, after = linear_sum_assignment(np.where(allowed, cost, dear))
-    keep = allowed[before, after]
-    return before[keep], after[keep]
+    dear = (part[open_].max() + 1) * (min(part.shape) + 1)
+    one, other = linear_sum_assignment(np.where(open_, part, dear))
+    keep = open_[one, other]
+    return np.concatenate([before, rows[one[keep]]]), np.concatenate([after, columns[other[keep]]])
 
 
 def _overlap(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
