@@ -163,7 +163,7 @@ class ViewerSession:
         self._look()
         if self._old["objects"] or any(feed.rows.take_news() for feed in self.feeds):
             self._show_objects()
-        if self._follows and now - self._times["follow"] > _FOLLOW_S:
+        if now - self._times["follow"] > _FOLLOW_S and (self._follows or self._sees_nothing()):
             self._times["follow"] = now
             self._follow_run()
         if self._old["panel"] and now - self._times["panel"] > _PANEL_S:
@@ -181,6 +181,7 @@ class ViewerSession:
         panel.destroyed.connect(self.close)
 
     def _slid(self) -> None:
+        self._moved = self._moved or not self.window.is_going
         self.window.follow_sliders()
         self._old = dict.fromkeys(self._old, True)
 
@@ -291,6 +292,13 @@ class ViewerSession:
         if self.store.has(key, level, ready.version):
             return None
         return Wish(key, level, ready.version, run.view.layers[key.layer].kind == "labels", priority)
+
+    def _sees_nothing(self) -> bool:
+        """Tell whether the window still stands where it was opened, and nothing has arrived there."""
+        run = self.runs.get(self.chosen or "")
+        if self._moved or run is None or run.latest is None or not self._visible:
+            return False
+        return not any((key.layer, key.well, key.field) in run.stacks for key in self._visible)
 
     def _follow_run(self) -> None:
         run = self.runs.get(self.chosen or "")

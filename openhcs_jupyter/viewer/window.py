@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from openhcs_jupyter.streaming.layers import Layer, RunView
@@ -53,6 +54,8 @@ class Window:
         self.well: str | None = None
         """The well that is looked at, also while the whole plate is shown."""
         self.field: int | None = None
+        self.is_going = False
+        """The sliders are being moved, but not by the user."""
         self._empty = True
 
     @property
@@ -76,9 +79,12 @@ class Window:
             Show it, if it is one of those that are shown at first.
         """
         model = self._runs[run]
-        layer = model.view.layers[index]
-        self._extend()
-        visible = visible and index in shown_first(model.view)
+        with self._own_moves():
+            self._extend()
+            self._add(run, model.view.layers[index], visible=visible and index in shown_first(model.view))
+
+    def _add(self, run: str, layer: Layer, *, visible: bool) -> None:
+        index = layer.index
         if layer.kind == "points":
             if (run, index) not in self.points:
                 self.points[run, index] = PointsView(self._name(run, layer), pixel_um(layer), visible=visible)
@@ -93,9 +99,12 @@ class Window:
     def arrange(self, mode: Mode) -> None:
         """Lay the fields out in another way."""
         self.mode = mode
-        self._extend(force=True)
-        self.go(self.well, self.field)
-        self.viewer.reset_view()
+        with self._own_moves():
+            self._extend(force=True)
+            for points in self.points.values():
+                points.clear()  # theirs are places of the former layout
+            self.go(self.well, self.field)
+            self.viewer.reset_view()
 
     def go(self, well: str | None, field: int | None = None) -> None:
         """Go to a well, and to a field by its number; None stays."""
@@ -110,13 +119,14 @@ class Window:
         if self.mode == "field" and self.field is not None:
             at[first + _FIELD] = self.axes.fields.index(self.field)
         if at:  # in one call: each is followed by `follow_sliders`
-            self.viewer.dims.set_point(list(at), list(at.values()))
+            with self._own_moves():
+                self.viewer.dims.set_point(list(at), list(at.values()))
 
     def centre(self, well: str) -> None:
         """Bring a well of the plate into the middle of the window."""
         rect = self.layout.well_rect(well)
         if rect is not None:
-            self.viewer.camera.center = (0, rect.y + rect.height / 2, rect.x + rect.width / 2)
+            self.viewer.scene.camera.center = (0, rect.y + rect.height / 2, rect.x + rect.width / 2)
 
     def follow_sliders(self) -> None:
         """Take the well and field from the sliders, which the user may have moved."""
@@ -188,10 +198,18 @@ class Window:
 
     def show_place(self) -> None:
         """Write into the picture what is looked at."""
-        overlay = self.viewer.text_overlay
+        overlay = self.viewer.canvas.overlays.text
         overlay.position = "top_left"
         overlay.visible = self.mode != "plate"
         overlay.text = self.place_text()
+
+    @contextmanager
+    def _own_moves(self) -> Iterator[None]:
+        before, self.is_going = self.is_going, True
+        try:
+            yield
+        finally:
+            self.is_going = before
 
     def _all(self) -> Iterator[tuple[Ref, PixelView | PointsView]]:
         yield from self.pixels.items()
@@ -236,7 +254,7 @@ class Window:
         if self._empty and layer.ndim == len(AXIS_LABELS):
             self._empty = False
             self.viewer.dims.axis_labels = AXIS_LABELS
-            self.viewer.scale_bar.visible = True
+            self.viewer.canvas.overlays.scale_bar.visible = True
             self.go(self.well or next(iter(self.axes.wells), None), self.field or next(iter(self.axes.fields), None))
             self.viewer.reset_view()
 

@@ -98,7 +98,8 @@ class Layout:
         y, x = self.extent_um
         if self.mode == "field":
             return max(layer.size_y, 1), max(layer.size_x, 1)
-        return max(math.ceil(y / size), layer.size_y), max(math.ceil(x / size), layer.size_x)
+        # Offsets are rounded to whole pixels.
+        return max(math.ceil(y / size - 0.51), layer.size_y), max(math.ceil(x / size - 0.51), layer.size_x)
 
     def tiles(self, view: RunView, layer: Layer, well: int | None, field: int | None) -> list[Tile]:
         """List the planes that one slice of a layer shows.

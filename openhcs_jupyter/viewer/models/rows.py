@@ -76,6 +76,12 @@ class Rows:
             news, self._news = self._news, False
         return news
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        with self._lock:
+            return not self._flying
+
     def close(self) -> None:
         """Withdraw requests and end the thread."""
         with self._lock:

@@ -39,8 +39,9 @@ class PixelView:
     def show(self, scene: Scene) -> None:
         """Show another arrangement of the same planes."""
         self.scene = scene
-        self.layer.scale = _placed(scene)["scale"]
         self.layer.data = list(scene.levels)
+        # Also where the layer is hidden this tells the sliders how far they reach now.
+        self.layer.scale = _placed(scene)["scale"]
 
     def repaint(self) -> None:
         """Paint what the store now holds; nothing else of the layer is looked at."""
@@ -135,6 +136,10 @@ class PointsView:
             visible=visible,
         )
         self.layer.editable = False
+
+    def clear(self) -> None:
+        """Show none, until `set_points` is called again."""
+        self.layer.data = np.zeros((0, 2))
 
     def set_points(self, frame: pd.DataFrame) -> None:
         """Show points, columns ``y`` and ``x``, with their other columns as features."""

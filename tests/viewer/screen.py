@@ -1,0 +1,153 @@
+"""A screen of the tests' own, and real napari windows on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from openhcs_jupyter.streaming import Source
+from openhcs_jupyter.viewer.main import open_source
+
+T = TypeVar("T")
+ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artefacts"
+SIZE = (1500, 950)
+LONGEST_S = 60.0
+
+
+@contextmanager
+def xvfb() -> Iterator[str]:
+    """Start Xvfb on a free display and name it in ``DISPLAY``; it ends with its last window's process."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
+    server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as told:
+        number = told.readline().strip()
+    assert number, "Xvfb does not start"
+    os.environ["DISPLAY"] = f":{number}"
+    os.environ["QT_QPA_PLATFORM"] = "xcb"
+    try:
+        yield f":{number}"
+    finally:
+        if not _has_application():
+            server.terminate()
+            server.wait()
+
+
+def application() -> Any:
+    """Return Qt's application; it holds the screen until this process ends."""
+    from napari.qt import get_qapp
+
+    return get_qapp()
+
+
+def _has_application() -> bool:
+    from qtpy.QtWidgets import QApplication
+
+    return QApplication.instance() is not None
+
+
+class OpenWindow:
+    """A napari window with the viewer in it.
+
+    Parameters
+    ----------
+    sources
+        Sources or run folders that are shown.
+    """
+
+    def __init__(self, *sources: Source | Path) -> None:
+        import napari
+
+        from openhcs_jupyter.viewer.controller import ViewerSession
+
+        self.app = application()
+        self._errors: list[BaseException] = []
+        # PyQt ends the process at an error in a slot, unless there is a hook.
+        sys.excepthook = lambda kind, error, trace: self._errors.append(error)
+        self.viewer = napari.Viewer(title="OpenHCS")
+        self.viewer.window._qt_window.resize(*SIZE)
+        self.session = ViewerSession.of(self.viewer)
+        self.panel = self.session.panel
+        self._is_open = True
+        for source in sources:
+            self.session.add(source if isinstance(source, Source) else open_source(source))
+
+    def turn(self) -> None:
+        """Let Qt do what is due."""
+        self.app.processEvents()
+        if self._errors:
+            raise self._errors.pop(0)
+
+    def until(self, condition: Callable[[], T], what: str, longest_s: float = LONGEST_S) -> T:
+        """Let the window work until something holds."""
+        end = time.monotonic() + longest_s
+        while time.monotonic() < end:
+            self.turn()
+            if found := condition():
+                return found
+            time.sleep(0.002)
+        raise AssertionError(f"waited in vain for {what}")
+
+    def until_painted(self) -> None:
+        """Wait until everything that is looked at has been fetched and drawn."""
+
+        def idle() -> bool:
+            session = self.session
+            return (
+                bool(session.window.pixels)
+                and not session._unmade
+                and all(not feed.heard and feed.planes.is_idle and feed.rows.is_idle for feed in session.feeds)
+                and session._looks == session.window.looks()
+                and not session._old["panel"]
+            )
+
+        calm = 0
+        end = time.monotonic() + LONGEST_S
+        while calm < 5:
+            assert time.monotonic() < end, "the window does not come to rest"
+            self.turn()
+            self.viewer.window._qt_viewer.canvas.on_draw()  # napari chooses level and region when it draws
+            self.session.tick()
+            calm = calm + 1 if idle() else 0
+            time.sleep(0.002)
+
+    def layer(self, name: str) -> Any:
+        """Return a layer of napari by its name."""
+        return self.viewer.layers[name]
+
+    def drawn(self, name: str) -> np.ndarray:
+        """Return the pixels that napari has of a layer now, of the level and region that are shown."""
+        return np.asarray(self.layer(name)._slice.image.raw)
+
+    def canvas(self) -> np.ndarray:
+        """Return the picture on the screen, ``(Y, X, 4)``."""
+        self.turn()
+        picture: np.ndarray = self.viewer.screenshot(canvas_only=True, flash=False)
+        return picture
+
+    def keep_screenshot(self, name: str) -> Path:
+        """Keep a picture of the whole window among the tests' artefacts."""
+        ARTEFACTS.mkdir(exist_ok=True)
+        path = ARTEFACTS / f"viewer-{name}.png"
+        self.turn()
+        self.viewer.window._qt_window.grab().save(str(path))
+        return path
+
+    def close(self) -> None:
+        """Close the window as a user does."""
+        if self._is_open:
+            self._is_open = False
+            self.viewer.close()
+            self.session.close()
+            self.session.wait_closed(10)
+            sys.excepthook = sys.__excepthook__
+            self.turn()
