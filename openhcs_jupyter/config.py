@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Address at which kernels wait for viewers; anything but the loopback lets other machines come, with a key."""
     stream_port: int = 0
     """Port at which they wait; 0 takes a free one."""
+    omero_binary_repository: str = ""
+    """OMERO's data directory, where this account may read it, so that pixels are read in place."""
     data_dir: str = ""
     """Where the default and demo repositories lie; empty is the user's data folder."""
 

@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def connect(uri: str | Path | None = None, *, progress: Callable[[int, int], None] | None = None) -> Repository:
+def connect(
+    uri: str | Path | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    password: Callable[[str], str] | None = None,
+) -> Repository:
     """Join a repository.
 
     Parameters
     ----------
     uri
-        A folder with an embedded repository, made if absent; ``default`` or ``demo``; None takes what the settings say.
-        ``demo`` is an embedded repository with a synthetic plate, which the first call makes.
+        A folder with an embedded repository, made if absent; ``default`` or ``demo``; ``omero://USER@HOST[:PORT]``;
+        None takes what the settings say. ``demo`` is an embedded repository with a synthetic plate, which the first
+        call makes.
     progress
         Called while the demo's plate is made, with how much is done and how much there is.
+    password
+        Asks a user of OMERO, who is named to it, for the password; left out, only a session that is there is joined.
 
     Raises
     ------
@@ -44,10 +52,12 @@ def connect(uri: str | Path | None = None, *, progress: Callable[[int, int], Non
     if where == "default":
         return EmbeddedRepository(data_dir(settings) / "repository")
     if scheme := _SCHEME.match(where):
-        known = "Name a folder, default or demo."
         if scheme[1].lower() == "omero":
-            raise RepositoryError(f"{where}: OMERO is not supported by this version yet.", known)
-        raise RepositoryError(f"{where}: there is no kind of repository named {scheme[1]!r}.", known)
+            from openhcs_jupyter.repository.omero import OmeroRepository
+
+            return OmeroRepository(where, password)
+        hint = "Name a folder, default, demo, or omero://USER@HOST."
+        raise RepositoryError(f"{where}: there is no kind of repository named {scheme[1]!r}.", hint)
     if not where.strip():
         raise RepositoryError("The name of the repository is empty.", "Name a folder, default or demo.")
     return EmbeddedRepository(where)

@@ -1,0 +1,90 @@
+"""Names of things in OMERO: ``omero://user@host:port`` for a server; an id, a name or a web link for a plate."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+from openhcs_jupyter.errors import RepositoryError
+
+DEFAULT_PORT = 4064
+_SHOW = re.compile(r"(?P<kind>image|well|plate|screen|dataset|project|run)[-:](?P<id>\d+)", re.IGNORECASE)
+_KINDS = {"image": "Image", "well": "Well", "plate": "Plate", "screen": "Screen", "dataset": "Dataset"}
+
+Kind = Literal["Image", "Well", "Plate", "Screen", "Dataset"]
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server is, and who the user is there."""
+
+    host: str
+    port: int = DEFAULT_PORT
+    user: str = ""
+    """Empty where a session is joined, which says it."""
+
+    @property
+    def uri(self) -> str:
+        """What `parse_address` reads; holds no secret."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port != DEFAULT_PORT else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"omero://{user}{host}{port}"
+
+
+def parse_address(uri: str) -> Address:
+    """Read the URI of a server.
+
+    Raises
+    ------
+    RepositoryError
+        If it is not one, or holds a password.
+    """
+    parts = urlsplit(uri)
+    hint = "Write omero://USER@HOST or omero://USER@HOST:PORT."
+    if parts.password is not None:
+        raise RepositoryError("A password does not belong into an address: others may read it.", hint)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise RepositoryError(f"{uri}: {error}.", hint) from error
+    if parts.scheme.lower() != "omero" or not host or parts.path.strip("/") or parts.query or parts.fragment:
+        raise RepositoryError(f"{uri!r} is not the address of an OMERO server.", hint)
+    return Address(host=host, port=port or DEFAULT_PORT, user=unquote(parts.username or ""))
+
+
+def parse_reference(text: str) -> tuple[Kind | None, int] | None:
+    """Read an id, such as ``51``, ``plate:51`` or a web client's link; None where it can only be a name.
+
+    Returns
+    -------
+    tuple or None
+        Kind and id; the kind is None where only a number stands there.
+    """
+    stripped = text.strip()
+    if stripped.isdecimal():
+        return None, int(stripped)
+    if re.match(r"https?://", stripped, re.IGNORECASE):
+        return _link(stripped)
+    match = _SHOW.fullmatch(stripped)
+    return _named(match) if match else None
+
+
+def _link(text: str) -> tuple[Kind | None, int]:
+    parts = urlsplit(text)
+    shown = parse_qs(parts.query).get("show", [""])[0].split("|")[0]
+    match = _SHOW.fullmatch(shown) or re.search(r"/(?P<kind>img|well|plate)_?(?:detail|map)?/(?P<id>\d+)", parts.path)
+    found = _named(match) if match else None
+    if found is None:
+        raise RepositoryError(
+            f"The link {text} names no image, well, plate, screen or dataset.",
+            "Select the plate in OMERO.web and copy its link with the chain button.",
+        )
+    return found
+
+
+def _named(match: re.Match[str]) -> tuple[Kind | None, int] | None:
+    kind = {"img": "Image"}.get(match["kind"].lower()) or _KINDS.get(match["kind"].lower())
+    return (kind, int(match["id"])) if kind else None  # type: ignore[return-value]

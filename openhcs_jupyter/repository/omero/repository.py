@@ -1,0 +1,227 @@
+"""Plates in OMERO: metadata by omero-py, pixels in place where the administrator allows it, else through the server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from openhcs_jupyter.config import data_dir, load_settings
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord
+from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWriter
+from openhcs_jupyter.repository.omero import queries
+from openhcs_jupyter.repository.omero.address import parse_address, parse_reference
+from openhcs_jupyter.repository.omero.plates import load_plate
+from openhcs_jupyter.repository.omero.queries import FieldRow, ask
+from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
+from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
+from openhcs_jupyter.repository.omero.sessions import Connection
+
+Way = Literal["file", "server"]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where the pixels of an image are; what a worker needs to open it without asking the server."""
+
+    pixels: int
+    name: str
+    way: Way
+    why: str
+    """Why it is not read in place; empty where it is."""
+
+
+class OmeroRepository(Repository):
+    """An OMERO server, as one user sees it.
+
+    Parameters
+    ----------
+    uri
+        Such as ``omero://ada@omero.lab.edu``.
+    password
+        Asks the user for a password; None joins a session that is there.
+
+    Raises
+    ------
+    RepositoryError
+        If `uri` is no address, the server does not answer, or lets nobody in.
+    """
+
+    def __init__(self, uri: str, password: Callable[[str], str] | None = None) -> None:
+        self.address = parse_address(uri)
+        self.uri = self.address.uri
+        self._password = password
+        self._connection: Connection | None = None
+        self._places: dict[int, Place] = {}
+        self._binary = load_settings().omero_binary_repository
+        if password is not None:
+            self.connection  # noqa: B018 - the user is asked now, not at the first plate
+
+    @property
+    def connection(self) -> Connection:
+        """The session; opened or joined when it is first needed."""
+        if self._connection is None:
+            self._connection = Connection(self.address, self._password)
+        return self._connection
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this user's runs on this machine."""
+        user = self.address.user or self.connection.user
+        return data_dir(load_settings()) / "omero" / f"{self.address.host}_{self.address.port}" / user
+
+    @property
+    def runs_folder(self) -> Path:
+        """Folder of the run store."""
+        folder = self.folder / "runs"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def plates(self) -> list[PlateSummary]:
+        """List the plates of all the user's groups, by id."""
+
+        def look(session: Any) -> tuple[list[list[Any]], ...]:
+            context = self.connection.services()
+            return tuple(ask(session, query, context) for query in (queries.PLATES, queries.SCREENS, queries.COUNTS))
+
+        plates, screens, counts = self.connection.call(look)
+        screen_of: dict[int, str] = dict(screens)
+        count_of = {number: (wells, fields) for number, wells, fields in counts}
+        return [
+            PlateSummary(
+                id=number,
+                name=str(name),
+                wells=count_of.get(number, (0, 0))[0],
+                fields=count_of.get(number, (0, 0))[1],
+                channels=(),
+                planes=0,
+                bytes=0,
+                format=f"OMERO, group {group}",
+                imported=_date(made),
+                source=f"screen {screen_of[number]}" if number in screen_of else "",
+            )
+            for number, name, group, made in plates
+        ]
+
+    def plate(self, plate: int | str) -> Plate:
+        """Return a plate by its id, its name, or a link to it, its well or its image."""
+        number = plate if isinstance(plate, int) else self._find(plate)
+        context = self.connection.services()
+        found, fields = self.connection.call(lambda session: load_plate(session, number, self.uri, context))
+        for row in fields:
+            self._places[row.image] = self._place(row)
+        self._keep_places(found)
+        return found
+
+    def open(self, image: Image) -> PixelSource:
+        """Open an image: its file where that may be read, else its planes through the server."""
+        place = self._place_of(image)
+        if place.way == "file":
+            path = self._romio(place.pixels)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise RepositoryError(
+                    f"The pixels of {place.name} cannot be read at {path}: {error.strerror}.",
+                    "Is the binary repository mounted here? Else: %openhcs config omero_binary_repository ''",
+                ) from error
+            try:
+                return RomioPixels(descriptor, image.layout, place.name)
+            finally:
+                os.close(descriptor)
+        return RawPixels(self.connection, place.pixels, image.layout, place.name)
+
+    def changed(self, images: Sequence[Image]) -> list[str]:
+        """Say which images are not as they were: those that are gone, or whose pixels were written again since."""
+        context = self.connection.services()
+        ids = [image.id for image in images]
+        rows = self.connection.call(lambda session: ask(session, queries.VERSIONS, context, ids=ids))
+        now = {image: f"{pixels}:{sha1}" for image, pixels, sha1 in rows}
+        return [
+            f"{self._place_of(image).name}: image {image.id} {'has other pixels' if image.id in now else 'is gone'}"
+            for image in images
+            if now.get(image.id) != image.version
+        ]
+
+    def writer(self, record: RunRecord) -> ResultWriter:  # noqa: ARG002
+        """Return the writer of a run's results."""
+        raise RepositoryError("Results are not written to OMERO yet.", "Run with --no-save.")
+
+    def close(self) -> None:
+        """Leave the session."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _find(self, text: str) -> int:
+        reference = parse_reference(text)
+        context = self.connection.services()
+        if reference is None:
+            rows = self.connection.call(lambda session: ask(session, queries.PLATES_NAMED, context, name=text))
+            if len(rows) != 1:
+                several = ", ".join(f"{number} (group {group})" for number, group in rows)
+                raise RepositoryError(
+                    f"{f'Several plates are named {text!r}: {several}' if rows else f'There is no plate {text!r}'}.",
+                    "%openhcs plates lists them; an id is never ambiguous.",
+                )
+            return int(rows[0][0])
+        kind, number = reference
+        if kind in (None, "Plate"):
+            return number
+        query = queries.PLATES_OF_SCREEN if kind == "Screen" else queries.PLATE_OF.get(str(kind))
+        if query is None:
+            raise RepositoryError(f"A {kind} holds no plate.", "Name a plate, or a well or image of one.")
+        rows = self.connection.call(lambda session: ask(session, query, context, id=number))
+        if len(rows) != 1:
+            names = ", ".join(f"{one} {name}" for one, name in rows)
+            what = f"has {len(rows)} plates: {names}" if rows else "belongs to no plate that you may see"
+            raise RepositoryError(f"{kind} {number} {what}.", "Name one plate.")
+        return int(rows[0][0])
+
+    def _place(self, row: FieldRow) -> Place:
+        from openhcs_jupyter.model import well_name
+
+        name = f"{well_name(row.row, row.column)} field {row.position + 1}"
+        if not self._binary:
+            return Place(row.pixels, name, "server", "omero_binary_repository is not set")
+        if row.fileset is not None:
+            return Place(row.pixels, name, "server", "it was imported; its files are not read in place yet")
+        if not self._romio(row.pixels).exists():
+            return Place(row.pixels, name, "server", f"{self._romio(row.pixels)} is not there")
+        return Place(row.pixels, name, "file", "")
+
+    def _romio(self, pixels: int) -> Path:
+        return Path(self._binary).expanduser() / path_of("Pixels", pixels)
+
+    @property
+    def _places_file(self) -> Path:
+        return self.folder / "places"
+
+    def _keep_places(self, plate: Plate) -> None:
+        """Leave for the workers where the plate's pixels are, so that none of them has to ask the server."""
+        folder = self._places_file
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        images = {image.id: self._places[image.id] for _, field in plate.fields() for image in field.images}
+        partial = folder / f".{plate.id}.{os.getpid()}"
+        partial.write_bytes(msgspec.msgpack.encode(images))
+        partial.replace(folder / f"{plate.id}.msgpack")
+
+    def _place_of(self, image: Image) -> Place:
+        if image.id not in self._places:
+            for path in sorted(self._places_file.glob("*.msgpack"), key=lambda path: -path.stat().st_mtime):
+                self._places |= msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
+                if image.id in self._places:
+                    break
+            else:
+                raise RepositoryError(f"Image {image.id} belongs to no plate that was loaded.", "Load its plate.")
+        return self._places[image.id]
+
+
+def _date(made: object) -> str:
+    import datetime as dt
+
+    when = dt.datetime.fromtimestamp(made / 1000, dt.UTC) if isinstance(made, int | float) else None
+    return when.isoformat(timespec="seconds") if when else ""

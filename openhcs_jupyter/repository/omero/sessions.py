@@ -1,0 +1,261 @@
+"""Sessions with an OMERO server: opened with a password or joined, kept alive, joined again when they break."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+import platformdirs
+
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository.omero.address import Address
+
+T = TypeVar("T")
+_KEEP_ALIVE_S = 60.0
+_KEY = "OMERO_SESSION_KEY"
+_KEY_FILE = "OMERO_SESSION_KEY_FILE"
+_INSTALL = "pip install 'openhcs-jupyter[omero]'; where pip finds no wheel of Ice, see the page on OMERO."
+
+
+class SavedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process leaves for those that join its session: workers, a kernel that starts again."""
+
+    key: str
+    user: str
+    group: int
+
+
+def session_file(address: Address) -> Path:
+    """Return where the key of a session is kept, readable by its owner only."""
+    folder = Path(platformdirs.user_state_dir("openhcs-jupyter"))
+    name = f"{address.host}_{address.port}_{address.user}".replace("/", "_").replace(":", "_")
+    return folder / "omero" / f"{name}.json"
+
+
+def save_session(address: Address, session: SavedSession) -> None:
+    """Write a session's key, for this user's other processes."""
+    path = session_file(address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(msgspec.json.encode(session))
+    partial.replace(path)
+
+
+def saved_session(address: Address) -> SavedSession | None:
+    """Return the session whose key was kept, if any."""
+    path = session_file(address)
+    with suppress(OSError, msgspec.MsgspecError):
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o077:
+            return msgspec.json.decode(path.read_bytes(), type=SavedSession)
+    return None
+
+
+def given_key() -> str | None:
+    """Return the session key that the environment, or the file it names, gives to a batch run."""
+    if key := os.environ.get(_KEY):
+        return key.strip()
+    if name := os.environ.get(_KEY_FILE):
+        path = Path(name)
+        try:
+            if path.stat().st_mode & 0o077:
+                raise RepositoryError(f"{path} holds a session key and others may read it.", f"chmod 600 {path}")
+            return path.read_text().strip()
+        except OSError as error:
+            raise RepositoryError(f"The session key in {path} cannot be read: {error.strerror}.") from error
+    return None
+
+
+class Connection:
+    """One session, shared by the threads of a process; a context manager.
+
+    Parameters
+    ----------
+    address
+        Of the server.
+    password
+        Asked only where no session can be joined; None refuses then.
+
+    Raises
+    ------
+    RepositoryError
+        If the server cannot be reached, or lets nobody in.
+    """
+
+    def __init__(self, address: Address, password: Callable[[str], str] | None = None) -> None:
+        self._lock = threading.RLock()
+        self._client: Any = None
+        self._stopped = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._close_it = False
+        self.address = address
+        self._open(password)
+
+    @property
+    def key(self) -> str:
+        """The session's key."""
+        key: str = self._client.getSessionId()
+        return key
+
+    @property
+    def group(self) -> int:
+        """The group in which this session reads and writes."""
+        return int(self._context.groupId)
+
+    @property
+    def user(self) -> str:
+        """The user's name on the server."""
+        name: str = self._context.userName
+        return name
+
+    @property
+    def session(self) -> Any:
+        """The session's service factory."""
+        return self._client.getSession()
+
+    @property
+    def client(self) -> Any:
+        """omero-py's client, for those that need one."""
+        return self._client
+
+    def call(self, work: Callable[[Any], T]) -> T:
+        """Do something with the session's service factory; a session that broke is joined again, once.
+
+        Raises
+        ------
+        RepositoryError
+            If the server is gone, or the session is and cannot be joined.
+        """
+        import Ice
+        import omero
+
+        try:
+            return work(self.session)
+        except (Ice.ConnectionLostException, Ice.ObjectNotExistException, Ice.ConnectFailedException,
+                Ice.TimeoutException, omero.RemovedSessionException, omero.SessionException):  # fmt: skip
+            self._join_again()
+        try:
+            return work(self.session)
+        except Ice.LocalException as error:
+            raise RepositoryError(f"{self.address.uri} does not answer: {_said(error)}.", "Try again later.") from error
+
+    def services(self) -> dict[str, str]:
+        """Return the context of calls that look into all of the user's groups."""
+        return {"omero.group": "-1"}
+
+    def keep_alive(self) -> None:
+        """Keep the session alive while this process lives, in a thread of its own."""
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="omero-keep-alive", daemon=True)
+            self._keeper.start()
+
+    def close(self) -> None:
+        """Leave the session; it lives on where another process uses it."""
+        self._stopped.set()
+        with self._lock:
+            if self._client is not None:
+                with suppress(Exception):
+                    self._client.__del__()  # closes the connection and detaches from the session
+                self._client = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(_KEEP_ALIVE_S):
+            with suppress(Exception):
+                self.call(lambda session: session.keepAlive(None))
+
+    def _open(self, password: Callable[[str], str] | None) -> None:
+        saved = saved_session(self.address)
+        for key in filter(None, (given_key(), saved.key if saved else None)):
+            if self._join(key):
+                return
+        if password is None:
+            raise RepositoryError(
+                f"There is no session with {self.address.uri} that can be joined.",
+                f"Connect once: %openhcs connect {self.address.uri}, or set {_KEY}.",
+            )
+        if not self.address.user:
+            raise RepositoryError(f"{self.address.uri} names no user.", "Write omero://USER@HOST.")
+        self._log_in(password(self.address.user))
+        save_session(self.address, SavedSession(key=self.key, user=self.user, group=self.group))
+
+    def _join(self, key: str) -> bool:
+        import Glacier2
+
+        client = self._new_client()
+        try:
+            client.joinSession(key).detachOnDestroy()
+        except Glacier2.CannotCreateSessionException:
+            client.__del__()
+            return False
+        except Glacier2.PermissionDeniedException:
+            client.__del__()
+            return False
+        except Exception as error:
+            client.__del__()
+            raise self._unreachable(error) from error
+        self._take(client)
+        return True
+
+    def _log_in(self, password: str) -> None:
+        import Glacier2
+
+        client = self._new_client()
+        try:
+            client.createSession(self.address.user, password).detachOnDestroy()
+        except Glacier2.PermissionDeniedException:
+            client.__del__()
+            # Not chained: the call's values, the password among them, would stand in the long traceback.
+            raise RepositoryError(
+                f"{self.address.host} does not let {self.address.user} in with this password.", "Connect again."
+            ) from None
+        except Exception as error:  # noqa: BLE001 - Ice has many ways to say that a server is not there
+            client.__del__()
+            raise self._unreachable(error) from None
+        self._take(client)
+
+    def _take(self, client: Any) -> None:
+        self._context = client.getSession().getAdminService().getEventContext()
+        self._client = client
+        self.keep_alive()
+
+    def _join_again(self) -> None:
+        with self._lock:
+            key = self.key
+            with suppress(Exception):
+                self._client.__del__()
+            if not self._join(key):
+                raise RepositoryError(
+                    f"The session with {self.address.uri} has ended.",
+                    f"Connect again: %openhcs connect {self.address.uri}",
+                )
+
+    def _new_client(self) -> Any:
+        try:
+            import omero.clients
+        except ImportError as error:
+            raise RepositoryError(f"OMERO needs omero-py and Ice: {error}.", _INSTALL) from error
+        client = omero.client(self.address.host, self.address.port)
+        client.setAgent("openhcs-jupyter")
+        client.enableKeepAlive(0)
+        return client
+
+    def _unreachable(self, error: Exception) -> RepositoryError:
+        where = f"{self.address.host}:{self.address.port}"
+        return RepositoryError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
+
+
+def _said(error: BaseException) -> str:
+    text = str(getattr(error, "reason", "") or getattr(error, "message", "") or error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text and text[0] else type(error).__name__

@@ -1,0 +1,134 @@
+"""Plates of an OMERO server, listed, loaded and read."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
+
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository import connect
+from openhcs_jupyter.repository.omero import OmeroRepository
+from tests.omero.lab import Lab
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("omero"))
+    with made.server:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENHCS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def ada(lab: Lab) -> Iterator[OmeroRepository]:
+    with lab.join("ada") as repository:
+        assert isinstance(repository, OmeroRepository)
+        yield repository
+
+
+class TestConnecting:
+    def test_a_wrong_password_says_so_and_not_what_it_was(self, lab: Lab) -> None:
+        with pytest.raises(RepositoryError, match="does not let ada in") as told:
+            lab.join("ada", "typed wrong"[::-1])
+        shown = "".join(traceback.TracebackException.from_exception(told.value, capture_locals=False).format())
+        assert "typed wrong"[::-1] not in shown
+
+    def test_a_host_that_does_not_answer(self) -> None:
+        with pytest.raises(RepositoryError, match=r"No OMERO server answers at 127.0.0.1:1"):
+            OmeroRepository("omero://ada@127.0.0.1:1", lambda _: "secret")
+
+    def test_another_process_of_the_user_joins_the_session(self, lab: Lab, ada: OmeroRepository) -> None:
+        with connect(ada.uri) as again:
+            assert isinstance(again, OmeroRepository)
+            assert again.connection.key == ada.connection.key
+
+    def test_nobody_else_reads_the_key(self, ada: OmeroRepository, tmp_path: Path) -> None:
+        kept = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+        assert kept
+        assert all(path.stat().st_mode & 0o077 == 0 for path in [*kept, *(path.parent for path in kept)])
+
+    def test_without_a_session_it_says_how_to_connect(self, lab: Lab) -> None:
+        with pytest.raises(RepositoryError, match="no session"):
+            _ = OmeroRepository(lab.uri("grace")).connection
+
+
+class TestPlates:
+    def test_the_plates_of_all_groups_of_the_user(self, lab: Lab, ada: OmeroRepository) -> None:
+        found = {plate.name: plate for plate in ada.plates()}
+        assert set(found) == {"drawn", "acquired"}
+        assert (found["drawn"].wells, found["drawn"].fields, found["drawn"].source) == (2, 4, "screen Screen one")
+
+    @pytest.mark.parametrize("which", ["made_by_client", "imported"])
+    def test_wells_fields_channels_scale_and_pixels(self, lab: Lab, ada: OmeroRepository, which: str) -> None:
+        number, made = getattr(lab, which)
+        plate = ada.plate(number)
+        assert [well.name for well in plate.wells] == list(made.wells)
+        assert [channel.name for channel in plate.channels] == list(made.channels)
+        assert [channel.emission_nm for channel in plate.channels] == [450, 525]
+        for well, field in plate.fields():
+            layout = field.images[0].layout
+            assert (layout.pixel_size_um, layout.z_step_um) == (0.65, 2.0)
+            with ada.open(field.images[0]) as source:
+                for c in range(2):
+                    for z in range(3):
+                        np.testing.assert_array_equal(source.plane(0, c, z), made.plane(well.name, field.number, c, z))
+
+    def test_a_plate_takes_few_queries(self, lab: Lab, ada: OmeroRepository) -> None:
+        lab.server.ask(calls=True)
+        ada.plate(lab.imported[0])
+        assert len(lab.server.ask(calls=True)["queries"]) <= 6
+
+    @pytest.mark.parametrize("name", ["drawn", "plate:{0}", "https://omero.lab.edu/webclient/?show=plate-{0}"])
+    def test_names_and_links(self, lab: Lab, ada: OmeroRepository, name: str) -> None:
+        number = lab.made_by_client[0]
+        assert ada.plate(name.format(number)).id == number
+
+    def test_a_plate_that_the_user_may_not_see(self, lab: Lab, ada: OmeroRepository) -> None:
+        with pytest.raises(RepositoryError, match="that you may see"):
+            ada.plate(lab.private[0])
+
+    def test_an_unknown_name_says_how_to_list(self, ada: OmeroRepository) -> None:
+        with pytest.raises(RepositoryError, match="There is no plate 'nowhere'"):
+            ada.plate("nowhere")
+
+
+class TestInPlace:
+    @pytest.fixture
+    def direct(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[OmeroRepository]:
+        monkeypatch.setenv("OPENHCS_OMERO_BINARY_REPOSITORY", str(lab.server.binary_repository))
+        with lab.join("ada") as repository:
+            yield repository
+
+    def test_own_files_are_mapped_and_the_server_is_not_asked(self, lab: Lab, direct: OmeroRepository) -> None:
+        number, made = lab.made_by_client
+        plate = direct.plate(number)
+        lab.server.ask(calls=True)
+        well, field = next(iter(plate.fields()))
+        with direct.open(field.images[0]) as source:
+            np.testing.assert_array_equal(source.plane(0, 1, 2), made.plane(well.name, field.number, 1, 2))
+        assert not [call for call in lab.server.ask(calls=True)["calls"] if call.startswith("RawPixels")]
+
+    def test_a_short_file_is_refused(self, lab: Lab, direct: OmeroRepository) -> None:
+        plate = direct.plate(lab.made_by_client[0])
+        image = plate.wells[1].fields[1].images[0]
+        path = direct._romio(direct._place_of(image).pixels)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        try:
+            with pytest.raises(RepositoryError, match="B02 field 2"):
+                direct.open(image)
+        finally:
+            path.write_bytes(whole)
