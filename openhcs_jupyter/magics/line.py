@@ -29,7 +29,7 @@ from openhcs_jupyter.magics.plate_view import plate_view, plates_view
 from openhcs_jupyter.magics.render import Rendered
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
-from openhcs_jupyter.widgets.session import is_watched
+from openhcs_jupyter.widgets.session import is_watched, widget_view
 
 Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
 
@@ -128,7 +128,17 @@ async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) ->
 
 
 async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    show(plates_view(state.repository.plates(), state.repository.uri))
+    plates = state.repository.plates()
+    listed = plates_view(plates, state.repository.uri)
+    if not plates or not is_watched(state.shell):
+        show(listed)
+        return
+    from IPython.display import display
+
+    from openhcs_jupyter.widgets.plates import PlatesBrowser
+
+    browser = PlatesBrowser(state.repository, plates)
+    display(listed.bundle() | widget_view(browser.widget), raw=True)
 
 
 async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

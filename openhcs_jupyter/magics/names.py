@@ -1,4 +1,4 @@
-"""The words that a pipeline may use without importing them."""
+"""The words that cells may use without importing them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,8 @@ from typing import Any
 
 
 def standard_names() -> dict[str, Any]:
-    """Return what every pipeline may use without importing it: steps, outputs, decorators, standard functions."""
-    from openhcs_jupyter import functions, pipeline, widgets
+    """Return what every cell may use without importing it: the words of a pipeline, and what shows things."""
+    from openhcs_jupyter import widgets
+    from openhcs_jupyter.functions.words import pipeline_words
 
-    words = (
-        "Step",
-        "FunctionStep",
-        "Pipeline",
-        "Labels",
-        "Table",
-        "Points",
-        "ImageOutput",
-        "image",
-        "measure",
-        "table",
-    )
-    names = {word: getattr(pipeline, word) for word in words}
-    names |= {name: getattr(functions, name) for name in functions.__all__}
-    return names | {name: getattr(widgets, name) for name in ("plate_view",)}
+    return pipeline_words() | {name: getattr(widgets, name) for name in ("build", "plate_view", "tune")}

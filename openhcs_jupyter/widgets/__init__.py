@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openhcs_jupyter.widgets.authoring import Authoring, build, tune
 from openhcs_jupyter.widgets.plate import PlateView, plate_view
 
-__all__ = ["PlateView", "plate_view"]
+__all__ = ["Authoring", "PlateView", "build", "plate_view", "tune"]

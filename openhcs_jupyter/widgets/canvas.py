@@ -89,3 +89,25 @@ class ImageCanvas(Canvas):
     side = traitlets.Int(480).tag(sync=True)
     """Width of a picture in CSS pixels."""
     note = traitlets.Unicode().tag(sync=True)
+
+
+class CodeCanvas(Canvas):
+    """A pane of code that can be edited, copied, and put into a new cell, see ``static/code.js``."""
+
+    _esm = _script("code")
+    _css = _style()
+    text = traitlets.Unicode().tag(sync=True)
+    complaint = traitlets.Unicode().tag(sync=True)
+    """What is wrong with the text."""
+    is_editable = traitlets.Bool(True).tag(sync=True)
+
+
+class PlatesCanvas(Canvas):
+    """The plates of a repository as cards, see ``static/plates.js``; thumbnails are messages."""
+
+    _esm = _script("plates")
+    _css = _style()
+    plates: Any = traitlets.List().tag(sync=True)
+    where = traitlets.Unicode().tag(sync=True)
+    chosen = traitlets.Int(allow_none=True, default_value=None).tag(sync=True)
+    """Id of the plate that the next cells take."""

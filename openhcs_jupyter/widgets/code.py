@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -215,6 +216,8 @@ def value_text(value: Any) -> str:
     """Return a parameter's value as text, numbers without the noise of their last digits."""
     if isinstance(value, float):
         return repr(float(f"{value:.6g}"))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     return repr(value)
 
 

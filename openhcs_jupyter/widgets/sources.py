@@ -107,7 +107,7 @@ class PlateSource(Source):
         self.plate = plate
         self.title = plate.name
         self.tables = ("plate",)
-        self._repository = repository
+        self.repository = repository
         kinds = {image.kind for _, field in plate.fields() for image in field.images}
         names = tuple(channel.name for channel in plate.channels)
         self._kinds = {text: kind for kind, text in _RAW.items() if kind in kinds}
@@ -124,7 +124,7 @@ class PlateSource(Source):
         slices = pixels.layout.slices(0, c)
         if not slices:
             raise RepositoryError(f"{well} field {field} has no plane of {channel}.")
-        with self._repository.open(pixels) as opened:
+        with self.repository.open(pixels) as opened:
             read = [opened.plane(0, c, z) for z in slices]
         return read[0][None] if len(read) == 1 else np.stack(read)  # noqa: PD013 - numpy's
 

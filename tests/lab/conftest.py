@@ -20,6 +20,7 @@ import pytest
 from openhcs_jupyter.kernel import install
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.synthetic import DEMO, write_plate
+from tests import plates
 from tests.lab.notebook import TIMEOUT_MS, Notebook
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     install(prefix=prefix)
     settings = prefix / "share" / "jupyter" / "lab" / "settings"
     settings.mkdir(parents=True)
-    quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    quiet = {
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }
     (settings / "overrides.json").write_text(json.dumps(quiet))
     work = home / "work"
     work.mkdir()
@@ -117,6 +121,18 @@ def open_notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) ->
         notebook.screenshot(f"last/{request.node.name}-{number}")
         notebook.close()
         assert notebook.complaints == []
+
+
+@pytest.fixture(scope="session")
+def two_plates(lab: Lab) -> str:
+    """Return a repository with two plates of different channels."""
+    folder = lab.home / "two"
+    with EmbeddedRepository(folder / "repository") as repository:
+        spec = msgspec.structs.replace(DEMO, name="first", rows=2, columns=2, grid=(1, 1), size=192, cells_per_field=10)
+        repository.import_plate(write_plate(folder / "plates" / "first", spec), name="first")
+        second = plates.write_plate(folder / "plates" / "second", channels=("DAPI", "GFP", "Cy5"), z=1, size=(96, 96))
+        repository.import_plate(second.folder, name="second")
+    return str(folder / "repository")
 
 
 def _make_plate(data: Path) -> None:

@@ -30,7 +30,7 @@ class Notebook:
         self._address = address
         path.write_text(json.dumps(_document(cells)))
         page.on("console", lambda said: self._heard(said.type, said.text, said.location.get("url", "")))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("pageerror", lambda error: self.complaints.append(str(error.stack or error)))
         page.on("dialog", lambda dialog: dialog.accept())
 
     def open(self, *, idle: bool = True) -> None:
@@ -39,11 +39,7 @@ class Notebook:
         self.page.wait_for_function(_READY)
         if idle:
             self.wait_until_idle()
-        self.page.evaluate(
-            "() => { const shell = window.jupyterapp.shell; shell.collapseLeft();"
-            " const panel = shell.currentWidget.content;"
-            " panel.notebookConfig = {...panel.notebookConfig, windowingMode: 'none'}; }"
-        )
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
     def close(self) -> None:
         """End the kernel and close the page."""
