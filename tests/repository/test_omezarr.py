@@ -141,6 +141,23 @@ def test_uncompressed_chunks_are_mapped(repository: EmbeddedRepository, tmp_path
     np.testing.assert_array_equal(plane, pixels("A/1", 0)[1, 0, 2])
 
 
+def test_wells_are_named_by_their_row_and_column_not_by_the_indices(
+    repository: EmbeddedRepository, tmp_path: Path
+) -> None:
+    """A program may list those columns alone that have wells; then the second is not column 2."""
+    folder = write_plate(tmp_path / "p.zarr", "0.4", ("A/1", "B/3"), 1)
+    plate = json.loads((folder / ".zattrs").read_text())["plate"]
+    plate["columns"] = [{"name": "01"}, {"name": "03"}]
+    plate["wells"][1]["columnIndex"] = 1
+    change_json(folder / ".zattrs", plate=plate)
+    found = imported(repository, folder)
+    assert [well.name for well in found.wells] == ["A01", "B03"]
+    assert (found.rows, found.columns) == (8, 12)
+    plate["rows"], plate["columns"] = [], []
+    change_json(folder / ".zattrs", plate=plate)
+    assert [well.name for well in imported(repository, folder).wells] == ["A01", "B03"]
+
+
 # Arrays
 
 _DTYPES = ["uint8", "uint16", ">u2", "int32", "float32", ">f8"]
@@ -198,7 +215,7 @@ def stored_arrays(draw: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
     return shape, how
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stored=stored_arrays(), dtype=st.sampled_from(_DTYPES), holes=st.booleans())
 def test_what_zarr_wrote_is_read(
     tmp_path: Path, stored: tuple[tuple[int, ...], dict[str, Any]], dtype: str, holes: bool
@@ -225,12 +242,54 @@ def test_what_zarr_wrote_is_read(
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["shape", "chunks", "dtype", "compressor", "order", "node_type", "codecs", "chunk_grid", "name", "configuration", "chunk_shape", "chunk_key_encoding", "data_type"]), x)))  # fmt: skip  # noqa: E501
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_description_is_read_or_refused(tmp_path: Path, told: object) -> None:
     for name in FILES:
         (tmp_path / name).write_text(json.dumps(told))
         with pytest.raises(ZarrFaultError):
             read_array(tmp_path, name)
+
+
+_VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+_SOMETHING = st.recursive(
+    _VALUES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["path", "wells", "images", "rows", "axes", "datasets", "scale", "type", "name", "unit"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_metadata_are_read_or_refused(repository: EmbeddedRepository, tmp_path: Path, data: st.DataObject) -> None:
+    """One value of the metadata is something else, whatever it is."""
+    folder = tmp_path / "p.zarr"
+    if not folder.exists():
+        write_plate(folder, "0.4", ("A/1",), 1)
+    path = folder / data.draw(st.sampled_from([".zattrs", "A/1/.zattrs", "A/1/0/.zattrs"]))
+    content = path.read_text()
+    told = json.loads(content)
+    inside: Any = told
+    while True:
+        keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(inside[key], dict | list) or not inside[key] or data.draw(st.booleans()):
+            inside[key] = data.draw(_SOMETHING)
+            break
+        inside = inside[key]
+    path.write_text(json.dumps(told))
+    try:
+        summary = repository.import_plate(folder)
+        assert summary.planes > 0
+    except RepositoryError:
+        pass
+    finally:
+        path.write_text(content)
 
 
 # Bad input

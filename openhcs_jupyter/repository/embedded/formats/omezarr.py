@@ -62,7 +62,11 @@ class OmeZarr(Reader):
         """Read the plate in or below `folder`."""
         root = the_only(folder, _plates(folder), self.looks_for)
         plate = _attributes(root)["plate"]
-        places, problems = _fields(root, plate)
+        try:
+            places, problems = _fields(root, plate)
+            rows, columns = len(plate.get("rows") or ()) or None, len(plate.get("columns") or ()) or None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RepositoryError(f"The plate {root} has damaged metadata: {error!r}.", "Copy it again.") from error
         images = _read_images(root, places, progress)
         found = [image for image in images if isinstance(image, _Image)]
         if not found:
@@ -76,7 +80,7 @@ class OmeZarr(Reader):
             else:
                 problems.append(f"{image} ({well_name(*place.at[:2])} field {place.at[2]})")
         return FoundPlate(
-            name=plate.get("name") or root.name.removesuffix(".zarr").removesuffix(".ome"),
+            name=str(plate.get("name") or "") or root.name.removesuffix(".zarr").removesuffix(".ome"),
             format=self.name,
             root=root,
             channels=tuple(channels.values()),
@@ -84,8 +88,8 @@ class OmeZarr(Reader):
             fields={
                 place.at: image.facts for place, image in zip(places, images, strict=True) if isinstance(image, _Image)
             },
-            rows=len(plate.get("rows") or ()) or None,
-            columns=len(plate.get("columns") or ()) or None,
+            rows=rows,
+            columns=columns,
             problems=tuple(problems),
         )
 
@@ -115,7 +119,6 @@ class _Image(msgspec.Struct, frozen=True, kw_only=True):
     facts: FoundField
     files: Mapping[str, FoundFile]
     """Those of its chunks that are there, by their path below the array."""
-    problems: tuple[str, ...] = ()
 
 
 def _attributes(group: Path) -> dict[str, Any]:
@@ -160,7 +163,7 @@ def _fields(root: Path, plate: Mapping[str, Any]) -> tuple[list[_Place], list[st
     acquisitions: set[object] = set()
     for entry in plate.get("wells") or ():
         path = str(entry.get("path", ""))
-        where = _well(entry, path)
+        where = _well(plate, entry, path)
         if where is None or not _is_inside(path):
             problems.append(f"{root} names a well {path!r} that is no place on a plate; it was left out")
             continue
@@ -187,13 +190,25 @@ def _is_inside(path: str) -> bool:
     return bool(path) and not path.startswith("/") and ".." not in path.split("/")
 
 
-def _well(entry: Mapping[str, Any], path: str) -> tuple[int, int] | None:
+def _well(plate: Mapping[str, Any], entry: Mapping[str, Any], path: str) -> tuple[int, int] | None:
+    """Find a well's place: by the names of its row and column, else by its path, else by its indices.
+
+    The indices count in the lists of rows and columns, in which some programs name those alone that have wells.
+    """
     row, column = entry.get("rowIndex"), entry.get("columnIndex")
-    if not isinstance(row, int) or not isinstance(column, int):
+    named = ""
+    if isinstance(row, int) and isinstance(column, int) and row >= 0 and column >= 0:
+        rows, columns = plate.get("rows") or (), plate.get("columns") or ()
+        if row < len(rows) and column < len(columns):
+            named = f"{rows[row].get('name', '')}{columns[column].get('name', '')}"
+    for name in (named, "".join(path.split("/")[-2:])):
         try:
-            row, column = parse_well("".join(path.split("/")[-2:]))
+            row, column = parse_well(name)
+            break
         except ValueError:
-            return None
+            continue
+    if not isinstance(row, int) or not isinstance(column, int):
+        return None
     return (row, column) if 0 <= row < LARGEST_PLATE[0] and 0 <= column < LARGEST_PLATE[1] else None
 
 
@@ -316,7 +331,7 @@ def _facts(
     def size(axis: str) -> float | None:
         # Without a unit a scale of 1 says nothing.
         value = scale[names.index(axis)] if axis in names else None
-        if value is None or (units.get(axis) is None and value == 1.0):
+        if value is None or value <= 0 or (units.get(axis) is None and value == 1.0):
             return None
         return seconds(value, units.get(axis)) if axis == "t" else micrometres(value, units.get(axis))
 
