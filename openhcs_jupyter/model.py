@@ -194,6 +194,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The cell or file that defined the pipeline, as the user wrote it."""
     source_name: str
     """Where `source` stood: ``Cell In[3]``, a file's name."""
+    needs: str = ""
+    """What `source` takes from earlier cells, as Python: imports, functions, constants."""
+    unsaid: dict[str, str] = {}
+    """Names that `source` takes from earlier cells and that cannot be written as Python: what each was."""
     options: dict[str, str | int | float | bool | list[str] | None]
     """The options of the run as the user gave them."""
     user: str
