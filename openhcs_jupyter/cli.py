@@ -16,6 +16,7 @@ from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
     CommandParser,
     OptionParser,
+    add_cache_options,
     add_import_options,
     add_run_options,
     run_options,
@@ -117,6 +118,10 @@ def _parser() -> OptionParser:
         help="listen instead, for kernels that are given the line that is printed; 0.0.0.0:5555 listens everywhere",
     )
     viewer.add_argument("--called", metavar="HOST", help="how kernels call this machine; left out, its own name")
+    replay = add("replay", _replay, "Print the cell of a run, made again from what was kept of it.", repository=True)
+    replay.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+    cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear it.", repository=True)
+    add_cache_options(cache)
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -238,6 +243,22 @@ def _viewer(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.viewer.main import main as show
 
     return show(source)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.replay import replay_cell
+    from openhcs_jupyter.magics.state import find_run
+
+    with _connect(arguments) as repository:
+        sys.stdout.write(replay_cell(find_run(repository, arguments.run), repository))
+    return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.cache_view import cleared_or_shown
+
+    with _connect(arguments) as repository:
+        return _show(cleared_or_shown(repository, arguments))
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -194,10 +194,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The cell or file that defined the pipeline, as the user wrote it."""
     source_name: str
     """Where `source` stood: ``Cell In[3]``, a file's name."""
-    needs: str = ""
-    """What `source` takes from earlier cells, as Python: imports, functions, constants."""
-    unsaid: dict[str, str] = {}
-    """Names that `source` takes from earlier cells and that cannot be written as Python: what each was."""
     options: dict[str, str | int | float | bool | list[str] | None]
     """The options of the run as the user gave them."""
     user: str
@@ -207,6 +203,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Version of Python and of each package whose code takes part."""
     inputs: dict[int, str]
     """Version of every image that the run reads, by the image's id."""
+    script: str = ""
+    """Python that makes the same steps without the cells before: `source` with all that it takes from them."""
+    unsaid: dict[str, str] = {}
+    """By name: what `source` takes from earlier cells and cannot be written, so that there is no script."""
 
 
 class ResultSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -194,4 +194,6 @@ def _record(plan: ExecutionPlan, run_id: str, options: Options) -> RunRecord:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(functions),
         inputs={image: versions[image] for image in sorted(chosen)},
+        script=pipeline.script,
+        unsaid=pipeline.unsaid,
     )

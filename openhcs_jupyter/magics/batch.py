@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
 from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
 from openhcs_jupyter.magics.errors import CellError, RunInterrupted, Source, long, short
 from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
-from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, read_source, start
+from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, python_of, read_source, script_of, start
 from openhcs_jupyter.magics.names import standard_names
-from openhcs_jupyter.magics.options import RunOptions
+from openhcs_jupyter.magics.options import DEFAULT_NAME, RunOptions, parse_cell
 from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.views import run_view, view_of
 
@@ -31,7 +33,8 @@ def run_file(
     repository
         Holds the plate.
     file
-        A Python file that assigns ``pipeline_steps``; has the standard functions at hand.
+        A Python file that assigns ``pipeline_steps``; has the standard functions at hand. Where its first line is
+        that of a cell, ``%%openhcs ...``, its options hold unless others are given.
     options
         What is run and how.
     write
@@ -50,6 +53,8 @@ def run_file(
         If the file or the options do not fit.
     """
     source = read_source(file)
+    if source.line(1).startswith("%%openhcs"):
+        options = msgspec.structs.replace(parse_cell(source.line(1).removeprefix("%%openhcs")), **_beside(options))
     # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
     namespace = {**standard_names(), "__name__": "__main__", "__file__": source.filename}
     try:
@@ -67,6 +72,12 @@ def run_file(
     return True
 
 
+def _beside(options: RunOptions) -> dict[str, Any]:
+    """Return what was given beside a file that has options of its own."""
+    given: dict[str, Any] = options.given()
+    return given if options.name != DEFAULT_NAME else {key: value for key, value in given.items() if key != "name"}
+
+
 def _run(
     repository: Repository,
     source: Source,
@@ -77,8 +88,9 @@ def _run(
     def result(run: Run, stopping: bool) -> None:
         write(run_view(view_of(run, stopping=stopping), source).text)
 
-    steps = define_steps(source, source.text, namespace)
-    plan = plan_run(steps, source, choose_plate(repository, options), options)
+    python = python_of(source)
+    steps = define_steps(source, python, namespace)
+    plan = plan_run(steps, source, choose_plate(repository, options), options, script_of(python, namespace))
     if options.dry_run:
         write(plan_view(plan, dry=True).text)
         return

@@ -118,6 +118,8 @@ _POSITIONALS = {
     "attach": ("runs",),
     "cancel": ("runs",),
     "results": ("runs",),
+    "replay": ("runs",),
+    "cache": ("clear",),
     "plan": ("runs",),
     "view": ("runs",),
     "config": ("settings",),
@@ -142,6 +144,7 @@ def _values(state: State, kind: str, words: list[str]) -> list[str]:
 
         return ["auto", "cpu", "gpu", *(device.id for device in discover().devices)]
     fixed = {
+        "clear": ["clear"],
         "repositories": ["default", "demo"],
         "settings": list(Settings.__struct_fields__),
     }

@@ -6,10 +6,10 @@ import ast
 import builtins
 import dis
 import keyword
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -81,6 +81,25 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
     return _checked_steps(namespace.get(STEPS), config, _entry_lines(code))
 
 
+class Script(NamedTuple):
+    """What makes a cell's steps again without the cells before it."""
+
+    text: str
+    """Python; empty where it cannot be written."""
+    unsaid: Mapping[str, str]
+    """By name: what cannot be written."""
+
+
+def script_of(code: str, namespace: dict[str, Any]) -> Script:
+    """Write one text that makes the steps again of a text that `define_steps` has executed in `namespace`."""
+    from openhcs_jupyter.pipeline.source import SourceError, capture
+
+    try:
+        return Script(capture(code.removeprefix("\n"), namespace), {})
+    except SourceError as error:
+        return Script("", error.names)
+
+
 def read_source(file: str) -> Source:
     """Read a file that defines a pipeline.
 
@@ -100,6 +119,12 @@ def read_source(file: str) -> Source:
             f"{file} cannot be read: {reason}", "Name a Python file that assigns pipeline_steps."
         ) from None
     return Source(path.name, text, str(path.resolve()))
+
+
+def python_of(source: Source) -> str:
+    """Return a source as Python, with the same line numbers: a file may hold a cell with its first line."""
+    first, _, rest = source.text.partition("\n")
+    return f"\n{rest}" if first.startswith("%%openhcs") else source.text
 
 
 def choose_plate(repository: Repository, options: RunOptions, chosen: int | None = None) -> Plate:
@@ -151,8 +176,27 @@ def selection_of(options: RunOptions, plate: Plate) -> Selection:
     )
 
 
-def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate, options: RunOptions) -> ExecutionPlan:
+def plan_run(
+    steps: Sequence[Step | FunctionStep],
+    source: Source,
+    plate: Plate,
+    options: RunOptions,
+    script: Script | None = None,
+) -> ExecutionPlan:
     """Compile the steps for a plate on this machine.
+
+    Parameters
+    ----------
+    steps
+        From `define_steps`.
+    source
+        What defined them.
+    plate
+        To what they are done.
+    options
+        What of it, and how.
+    script
+        From `script_of`; becomes part of the provenance.
 
     Raises
     ------
@@ -170,7 +214,8 @@ def plan_run(steps: Sequence[Step | FunctionStep], source: Source, plate: Plate,
 
     settings = load_settings()
     adapted = adapt(steps, plate, source.name)
-    pipeline = Pipeline(adapted.steps, options.name, source.text, source.name)
+    script = script or Script("", {})
+    pipeline = Pipeline(adapted.steps, options.name, source.text, source.name, script.text, script.unsaid)
     plan = compile_pipeline(
         pipeline,
         plate,

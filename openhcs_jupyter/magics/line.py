@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from openhcs_jupyter.config import save_setting
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics import views
+from openhcs_jupyter.magics.cache_view import cleared_or_shown
 from openhcs_jupyter.magics.cell import run_source, show
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import Source, long, reported
@@ -18,6 +19,7 @@ from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
     CommandParser,
     OptionParser,
+    add_cache_options,
     add_import_options,
     add_run_options,
     cell_parser,
@@ -27,6 +29,7 @@ from openhcs_jupyter.magics.options import (
 from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.plate_view import plate_view, plates_view
 from openhcs_jupyter.magics.render import Rendered
+from openhcs_jupyter.magics.replay import replay_cell
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
 from openhcs_jupyter.widgets.session import is_watched, widget_view
@@ -70,6 +73,10 @@ def line_parser() -> OptionParser:
     view = add("view", _view, "Show a run in napari, here or on another machine.")
     what = "variable, name or id, or the line of a listening viewer; left out, the last one"
     view.add_argument("run", nargs="?", metavar="RUN", help=what)
+    replay = add("replay", _replay, "Make the cell of a run again, from what was kept of it.")
+    replay.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear what is kept to save time.")
+    add_cache_options(cache)
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME", help="of the setting")
     config.add_argument("value", nargs="?", metavar="VALUE", help="kept in the user's settings file")
@@ -217,6 +224,19 @@ async def _view(state: State, arguments: argparse.Namespace, pause: Pause) -> No
         show(await state.viewing.call(arguments.run, state.run(None), pause))
     else:
         show(await state.viewing.view(state.run(arguments.run), pause))
+
+
+async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    run = state.run(arguments.run)
+    cell = replay_cell(run, state.repository)
+    if is_watched(state.shell):
+        state.shell.set_next_input(cell.rstrip("\n"))
+    else:
+        sys.stdout.write(cell)
+
+
+async def _cache(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    show(cleared_or_shown(state.repository, arguments))
 
 
 async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

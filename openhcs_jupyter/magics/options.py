@@ -222,6 +222,18 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Add what stands behind ``cache``."""
+    parser.add_argument(
+        "action", nargs="?", metavar="clear", choices=["clear"], help="remove what stands between steps"
+    )
+    parser.add_argument(
+        "--results",
+        action="store_true",
+        help="clear also the results of all runs but the latest of each name; what was saved stays",
+    )
+
+
 def split(line: str) -> list[str]:
     """Split a line into words as a shell does.
 

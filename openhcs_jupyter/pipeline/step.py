@@ -93,17 +93,29 @@ class Pipeline:
         The cell or file as the user wrote it; becomes part of the provenance.
     source_name
         Where the source stood, for error messages: ``Cell In[3]``, a file's name.
+    script
+        Python that makes the same steps by itself, as `capture` writes it; becomes part of the provenance.
+    unsaid
+        By name: what keeps the script from being written.
     """
 
-    __slots__ = ("name", "source", "source_name", "steps")
+    __slots__ = ("name", "script", "source", "source_name", "steps", "unsaid")
 
     def __init__(
-        self, steps: Sequence[Step], name: str = "run", source: str = "", source_name: str = "<pipeline>"
+        self,
+        steps: Sequence[Step],
+        name: str = "run",
+        source: str = "",
+        source_name: str = "<pipeline>",
+        script: str = "",
+        unsaid: Mapping[str, str] | None = None,
     ) -> None:
         self.steps = tuple(steps)
         self.name = name
         self.source = source
         self.source_name = source_name
+        self.script = script
+        self.unsaid = dict(unsaid or {})
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"
