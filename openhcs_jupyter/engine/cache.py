@@ -53,6 +53,10 @@ _SPARE_SHARE, _SPARE_BYTES = 0.05, 10e9
 """Of a disk: waypoints leave this share of it free, or these bytes if they are less."""
 
 
+class IndexRemovedError(RunError):
+    """The index was removed while it was used; it is made anew when it is used again."""
+
+
 class Found(NamedTuple):
     """A result that an earlier run made."""
 
@@ -180,6 +184,13 @@ class ResultCache:
         RunError
             If the index cannot be written.
         """
+        try:
+            self._write_out()
+        except IndexRemovedError:
+            self._write_out()
+        self._flushed = time.monotonic()
+
+    def _write_out(self) -> None:
         with self._open() as index:
             with _transaction(index):
                 (age,) = index.execute("select coalesce(max(worth), 0) from age").fetchone()
@@ -190,7 +201,6 @@ class ResultCache:
             self._new.clear()
             self._used.clear()
             self._trim(index)
-        self._flushed = time.monotonic()
 
     def usage(self) -> Usage:
         """Tell what is there."""
@@ -235,14 +245,16 @@ class ResultCache:
         if time.monotonic() - self._flushed > _FLUSH_S:
             self.flush()
 
-    def _select(self, query: str, wanted: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    def _select(self, query: str, wanted: Iterable[str]) -> list[tuple[Any, ...]]:
         keys = list(wanted)
+        rows: list[tuple[Any, ...]] = []
         if not keys:
-            return
+            return rows
         with self._open() as index:
             for start in range(0, len(keys), _AT_A_TIME):
                 part = keys[start : start + _AT_A_TIME]
-                yield from index.execute(query.format(",".join("?" * len(part))), part)
+                rows += index.execute(query.format(",".join("?" * len(part))), part)
+        return rows
 
     def _trim(self, index: sqlite3.Connection) -> None:
         """Remove what is worth least until the rest is within the limit, and reckon what room is left."""
@@ -312,7 +324,8 @@ class ResultCache:
                     index.executescript(f"{_SCHEMA} pragma user_version = {_VERSION};")
                 yield index
         except sqlite3.Error as error:
-            raise RunError(
+            gone = "disk I/O error" in str(error) or not path.exists()
+            raise (IndexRemovedError if gone else RunError)(
                 f"The index of results {path} cannot be used: {error}",
                 "Free space there or mend its permissions; if it is damaged, remove it: it is made anew.",
             ) from error

@@ -18,7 +18,7 @@ from openhcs_jupyter.engine.places import Places
 from openhcs_jupyter.engine.program import Failure, Outcome, Parent, Program, Work
 from openhcs_jupyter.engine.publishing import publish
 from openhcs_jupyter.engine.reuse import find_kept, find_starts, waypoint_address
-from openhcs_jupyter.engine.store import Lock, RunFolder
+from openhcs_jupyter.engine.store import Lock, RunFolder, removed_message
 from openhcs_jupyter.engine.waypoints import Start
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.events import AnyEvent, Notice, RunFinished, RunStarted, StoredFile, UnitDone, UnitFailed
@@ -118,6 +118,8 @@ class Conductor:
         try:
             with Journal(self._folder.journal) as journal:
                 self._end(journal)
+            if not self._folder.journal.exists():
+                self.unwritten = RunFinished(time=time.time(), status="failed", message=removed_message(self._folder))
         except OSError as error:
             message = f"{error.filename}: {error.strerror}"
             self.unwritten = RunFinished(time=time.time(), status="failed", message=message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -344,7 +345,22 @@ class Run:
             finishes = self.plan.stages[unit.stage].kind == "finish"
             if unit.stage in stages and finishes == reducer:
                 units.append((unit, msgspec.structs.replace(unit, fingerprint=fingerprint).key))
+        self._require(spec, [key for _, key in units])
         return units
+
+    def _require(self, spec: ResultSpec, keys: Sequence[str]) -> None:
+        """Check that results are still in the store: a part of them must not look like all."""
+        try:
+            there = {entry.name for entry in os.scandir(self._folder.units)} if keys else set()
+        except FileNotFoundError:
+            there = set()
+        missing = sum(key not in there for key in keys)
+        if missing:
+            raise RunError(
+                f"{spec.name}: results of {missing} of {len(keys)} units of run {self.name} ({self.id}) were removed "
+                f"from {self._folder.units}.",
+                f"Make them again: %openhcs replay {self.id} writes the cell into the next one.",
+            )
 
 
 class _Seen:

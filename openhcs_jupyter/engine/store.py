@@ -215,6 +215,11 @@ class RunFolder:
         partial.replace(self.path / name)
 
 
+def removed_message(folder: RunFolder) -> str:
+    """Say that a run's folder was removed while the run went on."""
+    return f"The run's folder {folder.path} was removed while the run went on; what was finished went with it."
+
+
 class Lock:
     """Holds a run for one process; the system lets go of it when the process ends, however it ends."""
 

@@ -28,6 +28,7 @@ DISK_BYTES_PER_S = 250e6
 """What all workers together may give to a disk that others use, too; reading back is as fast or faster."""
 _LEAST_S = 0.002
 """What the files of a waypoint cost beside their bytes."""
+_TELLING_BYTES = 1_000_000
 _WAITING = 2
 _MANIFEST = "waypoints.json"
 
@@ -99,6 +100,7 @@ class Keeper:
     def __init__(self, folder: RunFolder, s_per_byte: float) -> None:
         self.folder = folder
         self.s_per_byte = s_per_byte
+        self._least = s_per_byte
         self.calls: dict[int, list[float]] = {}
         """By step: seconds and calls so far."""
         self._queue: queue.Queue[tuple[Path, Pixels, Recorder] | threading.Event] = queue.Queue(_WAITING)
@@ -132,9 +134,10 @@ class Keeper:
             except OSError:
                 # A full disk costs the waypoint; the unit's own results tell of it if they do not fit either.
                 recorder.broken = True
-            # A disk that is slower than was thought makes keeping dearer.
-            took = (time.perf_counter() - begin) / max(array.nbytes, 1)
-            self.s_per_byte = max(self.s_per_byte, 0.9 * self.s_per_byte + 0.1 * took)
+            # A disk that is slower than was thought makes keeping dearer; small files tell nothing of it.
+            if array.nbytes >= _TELLING_BYTES:
+                took = (time.perf_counter() - begin) / array.nbytes
+                self.s_per_byte = max(self._least, 0.9 * self.s_per_byte + 0.1 * took)
             del item, array
 
 

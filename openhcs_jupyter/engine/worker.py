@@ -25,7 +25,7 @@ from openhcs_jupyter.engine.kernels import Kernels
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs
 from openhcs_jupyter.engine.saving import save_pixels
-from openhcs_jupyter.engine.store import File, RunFolder
+from openhcs_jupyter.engine.store import File, RunFolder, removed_message
 from openhcs_jupyter.engine.waypoints import Keeper, Recorder
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.repository import Repository, connect
@@ -247,6 +247,8 @@ class _Worker:
         return msgspec.structs.replace(outcome, bytes_up=up, bytes_down=down, notices=device.take_notices())
 
     def _write_failure(self, error: OSError) -> Failure:
+        if not self._folder.units.is_dir():
+            return Failure(message=removed_message(self._folder), whole_run=True)
         where = error.filename or error.filename2 or self._folder.path
         message = f"{where}: {error.strerror or error}"
         return Failure(message=message, traceback=trace_of(error), whole_run=error.errno in _NO_SPACE)
