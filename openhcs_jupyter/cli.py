@@ -122,6 +122,7 @@ def _parser() -> OptionParser:
     replay.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear it.", repository=True)
     add_cache_options(cache)
+    add("gpus", _gpus, "Show the GPUs of this machine.")
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -259,6 +260,13 @@ def _cache(arguments: argparse.Namespace) -> int:
 
     with _connect(arguments) as repository:
         return _show(cleared_or_shown(repository, arguments))
+
+
+def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from openhcs_jupyter.magics.gpu_view import gpus_view
+    from openhcs_jupyter.topology import discover
+
+    return _show(gpus_view(discover()))
 
 
 def _config(arguments: argparse.Namespace) -> int:

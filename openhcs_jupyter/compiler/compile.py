@@ -99,9 +99,16 @@ def compile(
     }
     placing = place(maker.units, on_gpu, devices)
 
-    def on_cpus() -> ExecutionPlan:
+    def on_cpus(other: Topology | None = None) -> ExecutionPlan:
         return compile(
-            pipeline, plate, topology, selection, save=save, workers=workers, memory_bytes=memory_bytes, device="cpu"
+            pipeline,
+            plate,
+            other or topology,
+            selection,
+            save=save,
+            workers=workers,
+            memory_bytes=memory_bytes,
+            device="cpu",
         )
 
     if placing.misfit is not None:

@@ -12,7 +12,7 @@ from openhcs_jupyter.model import Channel, Component, Plate, ResultSpec, Scope
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.pipeline.contracts import FunctionKind, MemoryType
 from openhcs_jupyter.pipeline.outputs import OutputKind
-from openhcs_jupyter.topology import Device
+from openhcs_jupyter.topology import Device, Topology
 
 PLAN_VERSION = 1
 
@@ -219,7 +219,7 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return msgspec.json.decode(text, type=cls)
 
     def bind(
-        self, pipeline: Pipeline, plate: Plate, on_cpus: Callable[[], ExecutionPlan] | None = None
+        self, pipeline: Pipeline, plate: Plate, on_cpus: Callable[[Topology | None], ExecutionPlan] | None = None
     ) -> ExecutionPlan:
         """Attach the live objects that a run of this plan needs; returns the plan itself.
 
@@ -230,7 +230,8 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         plate
             For what.
         on_cpus
-            Compiles the same for CPUs; raises `CompileError` where functions do not allow it.
+            Compiles the same for CPUs, of another machine if it is told one; raises `CompileError` where functions do
+            not allow it.
         """
         self.__dict__["pipeline"] = pipeline
         self.__dict__["plate"] = plate
@@ -238,8 +239,13 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             self.__dict__["on_cpus"] = on_cpus
         return self
 
-    def on_cpus(self) -> ExecutionPlan:
+    def on_cpus(self, topology: Topology | None = None) -> ExecutionPlan:
         """Compile the same for CPUs.
+
+        Parameters
+        ----------
+        topology
+            Of another machine than the one for which the plan is.
 
         Raises
         ------
@@ -248,16 +254,16 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         UsageError
             If the plan does not know from what it was compiled.
         """
-        again: Callable[[], ExecutionPlan] | None = self.__dict__.get("on_cpus")
+        again: Callable[[Topology | None], ExecutionPlan] | None = self.__dict__.get("on_cpus")
         if again is None:
             raise UsageError("This plan is for GPUs and cannot be made for CPUs by itself.", "Compile it for cpu.")
-        return again()
+        return again(topology)
 
     @property
     def computes_on(self) -> tuple[str, ...]:
-        """Where units are done, in words: ``cpu``, and the GPUs with their names."""
+        """Where units are done: ``cpu``, and the ids of the GPUs."""
         on_cpu = any(unit.device == "cpu" for unit in self.units)
-        return (*(("cpu",) if on_cpu else ()), *(f"{device.id} {device.name}" for device in self.devices))
+        return (*(("cpu",) if on_cpu else ()), *(device.id for device in self.devices))
 
     @property
     def pipeline(self) -> Pipeline:

@@ -299,9 +299,10 @@ def missing(devices: Sequence[topology.Device]) -> str | None:
         return None
     gpus, _ = topology.discover_gpus()
     there = {gpu.uuid for gpu in gpus} | {part.uuid for gpu in gpus for part in gpu.mig}
-    absent = [f"{device.id} ({device.name})" for device in real if device.uuid not in there]
+    absent = [device.id for device in real if device.uuid not in there]
     if absent:
-        return f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not on this machine"
+        names = " and ".join(dict.fromkeys(device.name for device in real if device.id in absent))
+        return f"{', '.join(absent)} ({names}) {'is' if len(absent) == 1 else 'are'} not on this machine"
     if find_spec("cupy") is None:
         return "CuPy, which GPUs need, is not installed: pip install 'openhcs-jupyter[gpu]'"
     return None

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, LeftOut
+from openhcs_jupyter.compiler.plan import ExecutionPlan
 from openhcs_jupyter.compiler.problems import known
 from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.engine.conductor import Conductor, OnError
@@ -28,6 +28,7 @@ from openhcs_jupyter.model import RunRecord
 from openhcs_jupyter.pipeline.chains import chains_of
 from openhcs_jupyter.pipeline.fingerprint import package_versions
 from openhcs_jupyter.repository import Repository, connect
+from openhcs_jupyter.topology import discover
 
 Options = Mapping[str, str | int | float | bool | list[str] | None]
 
@@ -73,7 +74,7 @@ def run(
     lack = executor.lacks(plan.devices)
     if lack is not None:
         lack = f"{lack}; the run computes on CPUs"
-        plan = _left_out(plan.on_cpus(), "GPUs", lack)
+        plan = plan.on_cpus(discover(file=False))
     repository = connect(plan.repository)
     folder, known_files = _folder(plan, repository, resume)
     record = _record(plan, folder.run_id, options or {})
@@ -130,11 +131,6 @@ def load_run(repository: Repository, run_id: str) -> Run:
                 return Run(folder, folder.plan(), folder.record())
     ids = [folder.run_id for folder in folders]
     raise RunError(f"There is no run {run_id!r} in {repository.uri}.", known(run_id, ids))
-
-
-def _left_out(plan: ExecutionPlan, what: str, why: str) -> ExecutionPlan:
-    told = msgspec.structs.replace(plan, left_out=(*plan.left_out, LeftOut(what=what, why=why)))
-    return told.bind(plan.pipeline, plan.plate)
 
 
 def _folder(

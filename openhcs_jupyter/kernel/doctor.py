@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.kernel.install import KERNEL_NAME, installed
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.topology import Topology
 
 _SMALL_MEMORY, _SMALL_DISK = 4e9, 10e9
 
@@ -116,9 +121,26 @@ def _machine() -> Iterator[Finding]:
     small = "A field with its results must fit; larger plates do, as they stream." if memory < _SMALL_MEMORY else None
     state: Literal["ok", "optional"] = "optional" if small else "ok"
     yield Finding(state=state, what="memory", found=f"{memory / 1e9:.1f} GB", advice=small)
-    names = ", ".join(gpu.name for gpu in topology.gpus)
-    found = f"{names}; this version computes on CPUs" if names else "none; this version computes on CPUs"
-    yield Finding(state="ok", what="GPUs", found=found)
+    yield from _gpus(topology)
+
+
+def _gpus(topology: Topology) -> Iterator[Finding]:
+    for note in topology.notes:
+        yield Finding(state="optional", what="GPUs", found=note, advice="nvidia-smi tells what the driver knows.")
+    counts = Counter(device.name for device in topology.devices)
+    found = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
+    missing = [name for name, package in (("nvidia-ml-py", "pynvml"), ("CuPy", "cupy")) if find_spec(package) is None]
+    install = f"{sys.executable} -m pip install 'openhcs-jupyter[gpu]'"
+    if found and "CuPy" in missing:
+        found += "; runs compute on CPUs, as CuPy is missing"
+        yield Finding(state="optional", what="GPUs", found=found, advice=install)
+    elif found:
+        yield Finding(state="ok", what="GPUs", found=f"{found}; %openhcs gpus tells more")
+    elif "nvidia-ml-py" in missing:
+        told = "not looked for: nvidia-ml-py is missing; runs compute on CPUs"
+        yield Finding(state="ok", what="GPUs", found=told, advice=f"Where there is an NVIDIA GPU: {install}")
+    else:
+        yield Finding(state="ok", what="GPUs", found="none; runs compute on CPUs")
 
 
 def _settings_and_repository() -> Iterator[Finding]:

@@ -136,6 +136,7 @@ class LineDisplay:
         self._result = result
         self._tenths = -1
         self._failures = 0
+        self._notices = 0
         self._pause_s = _FIRST_LINE_S
         self._last = self._due = 0.0
 
@@ -165,6 +166,9 @@ class LineDisplay:
         self._result(run, stopping)
 
     def _tell_failures(self, view: RunView) -> None:
+        for notice in view.notices[self._notices :]:
+            self._write(f"{view.name}: {notice}")
+        self._notices = len(view.notices)
         new = view.failures[self._failures :]
         room = max(_TOLD_FAILURES - self._failures, 0)
         self._failures += len(new)

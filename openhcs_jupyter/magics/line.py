@@ -14,6 +14,7 @@ from openhcs_jupyter.magics.cell import run_source, show
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import Source, long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
+from openhcs_jupyter.magics.gpu_view import gpus_view
 from openhcs_jupyter.magics.job import read_source
 from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
@@ -77,6 +78,7 @@ def line_parser() -> OptionParser:
     replay.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear what is kept to save time.")
     add_cache_options(cache)
+    add("gpus", _gpus, "Show the GPUs of this machine.")
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME", help="of the setting")
     config.add_argument("value", nargs="?", metavar="VALUE", help="kept in the user's settings file")
@@ -237,6 +239,12 @@ async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 
 async def _cache(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     show(cleared_or_shown(state.repository, arguments))
+
+
+async def _gpus(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.topology import discover
+
+    show(gpus_view(discover()))
 
 
 async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

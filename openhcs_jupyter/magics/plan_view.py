@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from openhcs_jupyter.magics import render
+from openhcs_jupyter.magics.gpu_view import devices_grid, moves_text
 from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
 from openhcs_jupyter.magics.views import results_grid
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
+    from openhcs_jupyter.compiler.plan import PlannedStep
 
 
 def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
@@ -34,11 +36,12 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
         [_stage_row(plan, index) for index in range(len(plan.stages))],
     )
     steps = grid(
-        ["line", "step", "along", "channels", "makes"],
+        ["line", "step", *(["on"] if plan.devices else []), "along", "channels", "makes"],
         [
             (
                 step.line,
                 step.name,
+                *([_memory_text(step)] if plan.devices else []),
                 step.stack if step.kind == "pixels" else step.kind,
                 some(step.channels, 4),
                 some(
@@ -59,6 +62,8 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
     )
     devices = ", ".join(plan.computes_on)
     reads = f"the {plan.source_kind} of each field: {some([taken.channel.name for taken in plan.channels], 12)}"
+    on_gpus = devices_grid(plan) if plan.devices else None
+    moves = moves_text(plan)
     text = [
         f"Plan of {plan.name} on plate {plan.plate_name}: {sentence}.{' Nothing was run.' * dry}",
         *indented(steps.text),
@@ -66,13 +71,16 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
         *indented(stages.text),
         "",
         f"  Devices   {devices}",
+        *(indented(on_gpus.text, 12) if on_gpus else []),
+        *_listed("Moves", moves),
         f"  Memory    {memory}",
         f"  Reads     {reads}",
     ]
     body = [
         steps.markup,
         stages.markup,
-        render.row("Devices", render.escape(devices)),
+        render.row("Devices", render.escape(devices) + (on_gpus.markup if on_gpus else "")),
+        *([render.row("Moves", "<br>".join(map(render.escape, moves)))] if moves else []),
         render.row("Memory", render.escape(memory)),
         render.row("Reads", render.escape(reads)),
     ]
@@ -91,6 +99,17 @@ def plan_view(plan: ExecutionPlan, *, dry: bool = False) -> Rendered:
     return Rendered(
         "\n".join(text), render.card(f"{title} {render.faint('plan; nothing was run' if dry else 'plan')}", body)
     )
+
+
+def _memory_text(step: PlannedStep) -> str:
+    """Say where the functions of a step run: ``gpu``, ``cpu``, or both in their order."""
+    words = {"cupy": "gpu", "numpy": "cpu"}
+    used = dict.fromkeys(words[use.memory] for uses in step.chains.values() for use in uses)
+    return " and ".join(used)
+
+
+def _listed(label: str, lines: list[str]) -> list[str]:
+    return [f"  {label if not number else '':<10}{line}" for number, line in enumerate(lines)]
 
 
 def _stage_row(plan: ExecutionPlan, index: int) -> tuple[object, ...]:

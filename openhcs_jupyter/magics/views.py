@@ -32,6 +32,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[ResultSpec, ...] = ()
     left_out: tuple[str, ...] = ()
     """What the run did not take, and why."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of how it went, though it is no failure."""
     message: str = ""
     """Why the run ended as it did."""
     saved_at: str | None = None
@@ -96,6 +98,7 @@ def view_of(run: Run, *, stopping: bool = False) -> RunView:
         failures=failures,
         results=plan.results,
         left_out=tuple(f"{left.what}: {left.why}" for left in plan.left_out),
+        notices=run.notices,
         message=run.message,
         saved_at=run.results_at,
         folder=str(run.folder),
@@ -143,6 +146,9 @@ def run_view(view: RunView, source: Source | None = None, *, plate_map: str = ""
     body = [render.beside(plate_map, bars) if plate_map else bars]
     text = [f"{view.name}: {told} Plate {view.plate}."]
     text += [f"  {line}" for line in _stage_texts(view)]
+    for notice in view.notices:
+        text.append(f"  {'Note':<10}{notice}")
+        body.append(render.row("Note", render.escape(notice)))
     if view.failures:
         lines = failure_lines(view.failures, source)
         text += ["  Failed:", *(f"  {line}" for line in lines)]

@@ -16,20 +16,22 @@ from openhcs_jupyter.topology.model import NumaNode, Topology, load_topology
 VARIABLE = "OPENHCS_TOPOLOGY"
 
 
-def discover(root: Path = Path("/")) -> Topology:
+def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
     """Find out what this process may use, or read it from the file that ``OPENHCS_TOPOLOGY`` names.
 
     Parameters
     ----------
     root
         Where ``proc`` and ``sys`` lie.
+    file
+        Whether a file may stand for the machine.
 
     Raises
     ------
     UsageError
         If ``OPENHCS_TOPOLOGY`` names a file that is not a topology.
     """
-    if named := os.environ.get(VARIABLE):
+    if file and (named := os.environ.get(VARIABLE)):
         return load_topology(Path(named).expanduser())
     ids = _affinity()
     cores = len(ids) or os.cpu_count() or 1

@@ -172,6 +172,7 @@ def test_a_topology_file_stands_for_the_machine(tmp_path: Path, monkeypatch: pyt
     assert load_topology(path) == WORKSTATION
     monkeypatch.setenv("OPENHCS_TOPOLOGY", str(path))
     assert discover() == WORKSTATION
+    assert discover(file=False).host != "workstation"
 
 
 @pytest.mark.parametrize(
