@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu``: how well reading, copies and kernels go on beside each other on a GPU.
 
-`overlap_efficiency` is the throughput of a run on one GPU, divided by the bound that the slowest of its parts sets: reading
-planes, host to device, kernels, device to host, each timed alone on the same stacks.
+`overlap_efficiency` is the throughput of a run on one GPU, divided by the bound that the slowest of its parts sets:
+reading planes, host to device, kernels, device to host, each timed alone on the same stacks.
 """
 
 from __future__ import annotations
