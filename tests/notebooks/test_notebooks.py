@@ -47,6 +47,23 @@ def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], 
     assert {path.stem for path in (results / "tables").iterdir()} == {"nuclei", "wells"}
 
 
+def test_own_functions_are_changed_and_only_what_changed_is_done(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute"]
+    command += ["--KernelManager.transport_encryption=auto", "--ExecutePreprocessor.kernel_name=openhcs"]
+    command += ["--output-dir", str(tmp_path), str(_NOTEBOOKS / "03_your_own_functions.ipynb")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "03_your_own_functions.html").read_text()
+    assert html.count("data:image/png;base64,") >= 3
+    said = r"(\d+) units of work, (\d+) of them taken from earlier runs; ([\d.]+) s of computing"
+    first, changed, commented = re.findall(said, html)
+    assert int(first[1]) == 1  # the preview's
+    assert int(changed[1]) == 0
+    assert float(changed[2]) < float(first[2])
+    assert commented[0] == commented[1]
+    assert float(commented[2]) == 0
+
+
 @pytest.mark.parametrize("path", sorted(_NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_kept_without_outputs_and_names_our_kernel(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
