@@ -86,7 +86,7 @@ def _card(plate: PlateSummary) -> dict[str, Any]:
         "fields": plate.fields,
         "channels": channels,
         "format": plate.format,
-        "size": f"{plate.bytes / 1e9:.3g} GB",
+        "size": f"{plate.bytes / 1e9:.3g} GB" if plate.bytes >= 1e9 else f"{plate.bytes / 1e6:.3g} MB",
         "day": plate.imported[:10],
         "problems": problems,
     }

@@ -85,7 +85,7 @@ class Workbench:
         place = w.HBox([self._well, self._field])
         preview = w.VBox([self._images, self._note, self._tables])
         if not self._state.builds:
-            side = w.VBox([place, self._steps, self._params, self._doc, self._code], layout=w.Layout(width="480px"))
+            side = w.VBox([place, self._steps, self._params, self._doc, self._code], layout=w.Layout(width="440px"))
             return w.HBox([side, preview], layout=w.Layout(flex_flow="row wrap", grid_gap="16px"))
         self._functions = w.Combobox(
             options=self._offered(),

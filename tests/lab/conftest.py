@@ -2,93 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from openhcs_jupyter.kernel import install
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.synthetic import DEMO, write_plate
 from tests import plates
 from tests.lab.notebook import TIMEOUT_MS, Notebook
+from tests.lab.server import CHROMIUM, FLAGS, Lab, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-_BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-_FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
-
-
-class Lab(NamedTuple):
-    """A JupyterLab that serves."""
-
-    address: str
-    work: Path
-    """The folder of its notebooks."""
-    home: Path
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Serve JupyterLab; its kernels have the demo, and a default repository with a small plate."""
-    if _BROWSER is None:
+    if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     home = tmp_path_factory.mktemp("lab")
-    prefix = home / "prefix"
-    install(prefix=prefix)
-    settings = prefix / "share" / "jupyter" / "lab" / "settings"
-    settings.mkdir(parents=True)
-    quiet = {
-        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-    }
-    (settings / "overrides.json").write_text(json.dumps(quiet))
-    work = home / "work"
-    work.mkdir()
     _make_plate(home / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {
-        "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "user-settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "OPENHCS_DATA_DIR": str(home / "data"),
-        "XDG_CONFIG_HOME": str(home / "settings"),
-    }
-    options = [
-        f"--port={port}", "--no-browser", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--allow-root",
-        "--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}",
-        f"--LabApp.app_settings_dir={settings}",
-    ]  # fmt: skip
-    with (home / "lab.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_for(address, server, home / "lab.log")
-        yield Lab(address, work, home)
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serve(home) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +36,7 @@ def browser(lab: Lab) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_BROWSER, args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
 
@@ -142,16 +81,3 @@ def _make_plate(data: Path) -> None:
     plate = write_plate(data / "plates" / "small", spec)
     with EmbeddedRepository(data / "repository") as repository:
         repository.import_plate(plate)
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"JupyterLab ended: {log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(f"{address}/api", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"JupyterLab does not answer: {log.read_text()[-2000:]}")
