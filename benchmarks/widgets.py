@@ -297,7 +297,7 @@ def main() -> None:
         "run": lambda bench: run_with_display(
             bench,
             first,
-            PlateShape(wells=24 if options.quick else 384, sites=1, channels=2, z=1, size=540),
+            PlateShape(wells=24 if options.quick else 192, sites=1, channels=2, z=1, size=540),
             1 if options.quick else options.rounds,
         ),
     }
