@@ -124,7 +124,7 @@ class TestInPlace:
     def test_a_short_file_is_refused(self, lab: Lab, direct: OmeroRepository) -> None:
         plate = direct.plate(lab.made_by_client[0])
         image = plate.wells[1].fields[1].images[0]
-        path = direct._romio(direct._place_of(image).pixels)
+        path = Path(direct._place_of(image).file)
         whole = path.read_bytes()
         path.write_bytes(whole[:-1])
         try:

@@ -33,6 +33,12 @@ PLATE_OF = {
     "Image": "select ws.well.plate.id, ws.well.plate.id from WellSample ws where ws.image.id = :id",
 }
 VERSIONS = "select i.id, p.id, p.sha1 from Pixels p join p.image i where i.id in (:ids)"
+PLATE_MARKED = "select p.id from Plate p where p.description = :text"
+ANNOTATIONS_MARKED = "select a.id from {kind} a where a.description = :text"
+MARKED = "select o.id, o.details.group.id from {kind} o where o.{attribute} = :exact or o.{attribute} like :start"
+IMAGES_IN = "select ws.image.id from WellSample ws where ws.well.plate.id = :id"
+WELL_AT = "select w.id from Well w where w.plate.id = :id and w.row = :row and w.column = :column"
+SCREENS_OF = "select l.parent.id from ScreenPlateLink l where l.child.id = :id"
 PLATES_NAMED = "select p.id, p.details.group.name from Plate p where p.name = :name order by p.id"
 PLATES_OF_SCREEN = "select l.child.id, l.child.name from ScreenPlateLink l where l.parent.id = :id order by l.child.id"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,17 +21,23 @@ from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
 from openhcs_jupyter.repository.omero.sessions import Connection
 
-Way = Literal["file", "server"]
-
 
 class Place(msgspec.Struct, frozen=True):
     """Where the pixels of an image are; what a worker needs to open it without asking the server."""
 
     pixels: int
-    name: str
-    way: Way
+    well: str
+    field: int
+    well_id: int
+    file: str
+    """Its file in OMERO's own layout, where that may be read; empty where pixels come through the server."""
     why: str
     """Why it is not read in place; empty where it is."""
+
+    @property
+    def name(self) -> str:
+        """How people call it."""
+        return f"{self.well} field {self.field}"
 
 
 class OmeroRepository(Repository):
@@ -119,13 +125,12 @@ class OmeroRepository(Repository):
     def open(self, image: Image) -> PixelSource:
         """Open an image: its file where that may be read, else its planes through the server."""
         place = self._place_of(image)
-        if place.way == "file":
-            path = self._romio(place.pixels)
+        if place.file:
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError as error:
                 raise RepositoryError(
-                    f"The pixels of {place.name} cannot be read at {path}: {error.strerror}.",
+                    f"The pixels of {place.name} cannot be read at {place.file}: {error.strerror}.",
                     "Is the binary repository mounted here? Else: %openhcs config omero_binary_repository ''",
                 ) from error
             try:
@@ -146,9 +151,26 @@ class OmeroRepository(Repository):
             if now.get(image.id) != image.version
         ]
 
-    def writer(self, record: RunRecord) -> ResultWriter:  # noqa: ARG002
+    def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results."""
-        raise RepositoryError("Results are not written to OMERO yet.", "Run with --no-save.")
+        from openhcs_jupyter.repository.omero.results import OmeroWriter
+
+        return OmeroWriter(self, record)
+
+    def places_of(self, plate: int) -> dict[int, Place]:
+        """Return where the images of a plate that was loaded are, by image id."""
+        path = self._places_file / f"{plate}.msgpack"
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
+        except FileNotFoundError:
+            raise RepositoryError(f"Plate {plate} was not loaded on this machine.", "Load it first.") from None
+
+    def image_of(self, plate: int, well: str | None, field: int | None) -> int | None:
+        """Return the id of the image of a field; None where it is no field's."""
+        for image, place in self.places_of(plate).items():
+            if (place.well, place.field) == (well, field):
+                return image
+        return None
 
     def close(self) -> None:
         """Leave the session."""
@@ -184,17 +206,15 @@ class OmeroRepository(Repository):
     def _place(self, row: FieldRow) -> Place:
         from openhcs_jupyter.model import well_name
 
-        name = f"{well_name(row.row, row.column)} field {row.position + 1}"
+        where = (row.pixels, well_name(row.row, row.column), row.position + 1, row.well)
         if not self._binary:
-            return Place(row.pixels, name, "server", "omero_binary_repository is not set")
+            return Place(*where, "", "omero_binary_repository is not set")
         if row.fileset is not None:
-            return Place(row.pixels, name, "server", "it was imported; its files are not read in place yet")
-        if not self._romio(row.pixels).exists():
-            return Place(row.pixels, name, "server", f"{self._romio(row.pixels)} is not there")
-        return Place(row.pixels, name, "file", "")
-
-    def _romio(self, pixels: int) -> Path:
-        return Path(self._binary).expanduser() / path_of("Pixels", pixels)
+            return Place(*where, "", "it was imported; its files are not read in place yet")
+        file = Path(self._binary).expanduser() / path_of("Pixels", row.pixels)
+        if not file.exists():
+            return Place(*where, "", f"{file} is not there")
+        return Place(*where, str(file), "")
 
     @property
     def _places_file(self) -> Path:

@@ -1,0 +1,126 @@
+"""Writes images: made by the server, planes sent through RawPixelsStore, several on the wire at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.model import Channel
+from openhcs_jupyter.repository.omero.deleting import delete
+from openhcs_jupyter.repository.omero.queries import ask, ask_objects
+
+_ON_THE_WIRE = 4
+_TYPES = {
+    "bool": "uint8", "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32",
+    "uint32": "uint32", "float32": "float", "float64": "double",
+}  # fmt: skip
+_DESCRIBED = "select i.id from Image i where i.description = :text"
+_PIXELS = "select p from Pixels p join fetch p.channels c join fetch c.logicalChannel where p.image.id = :id"
+
+
+def write_image(
+    session: Any,
+    name: str,
+    description: str,
+    pixels: NDArray[np.generic],
+    channels: Sequence[Channel],
+    scale: tuple[float | None, float | None],
+    context: dict[str, str],
+) -> int:
+    """Write an image; one with the same description, which only an interrupted write leaves, is replaced.
+
+    Parameters
+    ----------
+    session
+        The service factory.
+    name
+        Of the image.
+    description
+        Tells it from all others: run, result, well and field.
+    pixels
+        ``(T, C, Z, Y, X)``.
+    channels
+        Their names and colours, one for each C.
+    scale
+        Width of a pixel and step of z, in micrometres.
+    context
+        The group in which it is written.
+
+    Returns
+    -------
+    int
+        The image's id.
+
+    Raises
+    ------
+    RepositoryError
+        If OMERO knows no such pixels.
+    """
+    kind = _TYPES.get(pixels.dtype.name)
+    if kind is None:
+        raise RepositoryError(f"{name} has {pixels.dtype} pixels, which OMERO does not know.", "Convert to float32.")
+    delete(session, {"Image": [row[0] for row in ask(session, _DESCRIBED, context, text=description)]}, context)
+    size_t, size_c, size_z, size_y, size_x = pixels.shape
+    service = session.getPixelsService()
+    pixels_type = session.getTypesService().getEnumeration("omero.model.PixelsType", kind)
+    image: int = service.createImage(
+        size_x, size_y, size_z, size_t, list(range(size_c)), pixels_type, name, description, context
+    ).val
+    made = ask_objects(session, _PIXELS, context, id=image)[0]
+    _describe(session, made, channels, scale, context)
+    _send(session, made.id.val, pixels, context)
+    low_high = [(float(pixels[:, c].min()), float(pixels[:, c].max())) for c in range(size_c)]
+    for c, (low, high) in enumerate(low_high):
+        service.setChannelGlobalMinMax(made.id.val, c, low, high, context)
+    return image
+
+
+def _describe(
+    session: Any,
+    made: Any,
+    channels: Sequence[Channel],
+    scale: tuple[float | None, float | None],
+    context: dict[str, str],
+) -> None:
+    from omero.model import LengthI
+    from omero.model.enums import UnitsLength
+    from omero.rtypes import rint, rstring
+
+    for channel, wanted in zip(made.copyChannels(), channels, strict=True):
+        channel.logicalChannel.name = rstring(wanted.name)
+        if wanted.emission_nm:
+            channel.logicalChannel.emissionWave = LengthI(wanted.emission_nm, UnitsLength.NANOMETER)
+        if wanted.color:
+            red, green, blue = (int(wanted.color[i : i + 2], 16) for i in (0, 2, 4))
+            channel.red, channel.green, channel.blue, channel.alpha = map(rint, (red, green, blue, 255))
+    pixel_um, z_um = scale
+    if pixel_um:
+        made.physicalSizeX = made.physicalSizeY = LengthI(pixel_um, UnitsLength.MICROMETER)
+    if z_um:
+        made.physicalSizeZ = LengthI(z_um, UnitsLength.MICROMETER)
+    session.getUpdateService().saveObject(made, context)
+
+
+def _send(session: Any, number: int, pixels: NDArray[np.generic], context: dict[str, str]) -> None:
+    store = session.createRawPixelsStore()
+    try:
+        store.setPixelsId(number, False, context)
+        stored = pixels.dtype.newbyteorder(">") if pixels.dtype != bool else np.dtype("u1")
+        under_way: deque[Any] = deque()
+        for t in range(pixels.shape[0]):
+            for c in range(pixels.shape[1]):
+                for z in range(pixels.shape[2]):
+                    if len(under_way) >= _ON_THE_WIRE:
+                        store.end_setPlane(under_way.popleft())
+                    plane = pixels[t, c, z].astype(stored).tobytes()
+                    under_way.append(store.begin_setPlane(plane, z, c, t, _ctx=context))
+        while under_way:
+            store.end_setPlane(under_way.popleft())
+        store.save(context)
+    finally:
+        store.close()

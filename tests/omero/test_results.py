@@ -1,0 +1,188 @@
+"""A run on a plate of OMERO, whose results stand in OMERO as other clients see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
+
+from omero.gateway import BlitzGateway
+
+from openhcs_jupyter import Labels, Step, Table
+from openhcs_jupyter.compiler import compile
+from openhcs_jupyter.engine import fork_server, run
+from openhcs_jupyter.functions import max_projection, measure_objects
+from openhcs_jupyter.pipeline import Pipeline
+from openhcs_jupyter.repository.omero import OmeroRepository
+from openhcs_jupyter.repository.omero.results import delete_results
+from openhcs_jupyter.topology import discover
+from tests.omero.lab import Lab
+from tests.omero_standin.sample import PASSWORDS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def blobs(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stack and two objects whose places are known."""
+    labels = np.zeros(stack.shape, np.int32)
+    labels[:, 2:6, 3:9] = 1
+    labels[:, 10:15, 20:22] = 2
+    labels[:, 14, 22] = 2
+    return stack, labels
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("omero"))
+    with made.server:
+        yield made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENHCS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        fork_server().stop()  # workers have the environment of their server's start
+        yield
+    fork_server().stop()
+
+
+@pytest.fixture
+def ada(lab: Lab) -> Iterator[OmeroRepository]:
+    with lab.join("ada") as repository:
+        yield repository
+
+
+@pytest.fixture
+def gateway(lab: Lab) -> Iterator[BlitzGateway]:
+    connection = BlitzGateway("ada", PASSWORDS["ada"], host="127.0.0.1", port=lab.server.port, secure=True)
+    assert connection.connect()
+    yield connection
+    connection.close()
+
+
+def pipeline() -> Pipeline:
+    return Pipeline(
+        [
+            Step(max_projection, save=True, name="mip"),
+            Step(blobs, channel="DAPI", outputs=Labels("nuclei")),
+            Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
+        ],
+        name="spots",
+    )
+
+
+def analysed(repository: OmeroRepository, plate: int) -> Any:
+    plan = compile(pipeline(), repository.plate(plate), discover(), save=True, workers=2)
+    return run(plan).result()
+
+
+def derived(gateway: BlitzGateway, done: Any) -> Any:
+    marked = [one for one in gateway.getObjects("Plate") if f"{done.id} mip" in (one.getDescription() or "")]
+    (plate,) = marked
+    return plate
+
+
+def test_a_derived_plate_with_the_same_wells_fields_and_channels(
+    lab: Lab, ada: OmeroRepository, gateway: BlitzGateway
+) -> None:
+    number, made = lab.made_by_client
+    done = analysed(ada, number)
+    plate = derived(gateway, done)
+    assert plate.getName() == "drawn spots mip"
+    assert [screen.getName() for screen in plate.listParents()] == ["Screen one"]
+    wells = {f"{chr(65 + well.row)}{well.column + 1:02d}": well for well in plate.listChildren()}
+    assert set(wells) == set(made.wells)
+    for name, well in wells.items():
+        samples = list(well.listChildren())
+        assert len(samples) == made.fields
+        for index, sample in enumerate(samples):
+            image = sample.getImage()
+            assert image.getChannelLabels() == ["DAPI", "GFP"]
+            assert image.getPixelSizeX() == pytest.approx(0.65)
+            expected = np.max([made.plane(name, index + 1, 1, z) for z in range(3)], axis=0)
+            np.testing.assert_array_equal(image.getPrimaryPixels().getPlane(0, 1, 0), expected)
+
+
+def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+    from omero_rois import masks_from_label_image
+
+    done = analysed(ada, lab.imported[0])
+    service = gateway.getRoiService()
+    for well in gateway.getObject("Plate", lab.imported[0]).listChildren():
+        for sample in well.listChildren():
+            rois = service.findByImage(sample.getImage().getId(), None).rois
+            labels = blobs(np.zeros((1, 24, 32)))[1][0]
+            expected = masks_from_label_image(labels, text="x")
+            shapes = [roi.copyShapes()[0] for roi in rois if done.id in roi.name.val]
+            assert [shape.textValue.val for shape in shapes] == ["1", "2"]
+            for shape, other in zip(shapes, expected, strict=True):
+                assert bytes(shape.getBytes()) == bytes(other.getBytes())
+                assert (shape.x.val, shape.y.val) == (other.x.val, other.y.val)
+
+
+def test_tables_name_well_image_and_roi(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+    done = analysed(ada, lab.imported[0])
+    plate = gateway.getObject("Plate", lab.imported[0])
+    (annotation,) = [
+        one
+        for one in plate.listAnnotations(ns="openmicroscopy.org/omero/bulk_annotations")
+        if done.id in one.getDescription()
+    ]
+    table = gateway.c.sf.sharedResources().openTable(annotation.getFile()._obj)
+    names = [header.name for header in table.getHeaders()]
+    assert names[:3] == ["Well", "Image", "Roi"]
+    rows = table.read(list(range(len(names))), 0, table.getNumberOfRows())
+    values = {column.name: list(column.values) for column in rows.columns}
+    table.close()
+    expected = done.table("nuclei")
+    assert values["label"] == list(expected["label"])
+    images = {sample.getImage().getId() for well in plate.listChildren() for sample in well.listChildren()}
+    assert set(values["Image"]) == images
+    assert all(number > 0 for number in values["Roi"])
+
+
+def test_provenance_stands_at_both_plates(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+    done = analysed(ada, lab.made_by_client[0])
+    for plate in (derived(gateway, done), gateway.getObject("Plate", lab.made_by_client[0])):
+        (pairs,) = [
+            dict(one.getValue())
+            for one in plate.listAnnotations(ns="openhcs-jupyter/run")
+            if dict(one.getValue())["run"] == done.id
+        ]
+        assert (pairs["complete"], pairs["name"]) == ("yes", "spots")
+    files = {one.getFile().getName() for one in derived(gateway, done).listAnnotations(ns="openhcs-jupyter/documents")}
+    assert {"provenance.json", "plan.json"} <= files
+
+
+def test_results_are_deleted_and_nothing_else(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+    number = lab.made_by_client[0]
+    kept, gone = analysed(ada, number), analysed(ada, number)
+    before = {image.getId() for image in gateway.getObjects("Image")}
+    deleted = delete_results(ada, gone.id)
+    assert deleted["Plate"] == len([spec for spec in gone.plan.results if spec.kind == "image"])
+    after = {image.getId() for image in gateway.getObjects("Image")}
+    assert len(before - after) == 4 * deleted["Plate"]
+    assert derived(gateway, kept)
+    assert not [one for one in gateway.getObjects("Plate") if gone.id in (one.getDescription() or "")]
+    rois = gateway.getQueryService().findAllByQuery("select r from Roi r where r.name like '%" + gone.id + "%'", None)
+    assert rois == []
+    assert ada.plate(number).wells
+
+
+def test_pixels_that_came_from_files_give_the_same_results(
+    lab: Lab, ada: OmeroRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through_server = analysed(ada, lab.made_by_client[0])
+    monkeypatch.setenv("OPENHCS_OMERO_BINARY_REPOSITORY", str(lab.server.binary_repository))
+    with lab.join("ada") as direct:
+        plan = compile(pipeline(), direct.plate(lab.made_by_client[0]), discover(), workers=2)
+        in_place = run(plan, force=True).result()
+    for well, field in (("A01", 1), ("B02", 2)):
+        one, other = (done.image("mip", well=well, field=field) for done in (through_server, in_place))
+        np.testing.assert_array_equal(one, other)
