@@ -1,6 +1,6 @@
-"""The processes of the engine's benchmark that do the 96 fields: the floor, dask.distributed, this project.
+"""The processes of benchmarks that do the 96 fields: the floor, dask.distributed, this project alone and on Dask.
 
-``python -m benchmarks.field_arms floor|distributed|ours FOLDER`` answers each request with the seconds that it took.
+``python -m benchmarks.field_arms floor|distributed|ours|dask FOLDER`` answers each request with the seconds it took.
 """
 
 from __future__ import annotations
@@ -111,18 +111,27 @@ def _distributed(folder: Path) -> None:
             answer(seconds=time.perf_counter() - clock, objects=objects)
 
 
-def _ours(folder: Path) -> None:
+def _on_dask(folder: Path) -> None:
+    from distributed import LocalCluster
+
+    from openhcs_jupyter.engine.dask import DaskExecutor
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        _ours(folder, DaskExecutor(cluster.scheduler_address))
+
+
+def _ours(folder: Path, executor: Any = None) -> None:
     from benchmarks import fields
     from openhcs_jupyter import compile, discover, run
     from openhcs_jupyter.repository.embedded import EmbeddedRepository
 
-    repository = EmbeddedRepository(_fresh("ours"))
+    repository = EmbeddedRepository(_fresh("ours" if executor is None else "dask"))
     plate = repository.plate(repository.import_plate(folder).id)
     topology = discover()
     for salt, _ in enumerate(_requests()):
         plan = compile(fields.pipeline(plate, salt), plate, topology, workers=2)
         clock = time.perf_counter()
-        done = run(plan).result()
+        done = run(plan, executor).result()
         seconds = time.perf_counter() - clock
         answer(seconds=seconds, objects=len(done.table("objects")), units=done.progress.stages[0].done)
         shutil.rmtree(done.folder)
@@ -130,4 +139,4 @@ def _ours(folder: Path) -> None:
 
 if __name__ == "__main__":
     pin_threads()
-    {"floor": _floor, "distributed": _distributed, "ours": _ours}[sys.argv[1]](Path(sys.argv[2]))
+    {"floor": _floor, "distributed": _distributed, "ours": _ours, "dask": _on_dask}[sys.argv[1]](Path(sys.argv[2]))

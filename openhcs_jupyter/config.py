@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Port at which they wait; 0 takes a free one."""
     omero_binary_repository: str = ""
     """OMERO's data directory, where this account may read it, so that pixels are read in place."""
+    scheduler: str = ""
+    """Where runs are done: empty is this machine; else Dask: ``tcp://HOST:PORT``, ``local`` or ``slurm``."""
     data_dir: str = ""
     """Where the default and demo repositories lie; empty is the user's data folder."""
 

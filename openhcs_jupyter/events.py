@@ -24,6 +24,8 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run-started"):
     workers: int
     pid: int
     """Process that conducts the run."""
+    where: str = ""
+    """Where units are done; empty for the machine of the conductor."""
 
 
 class StoredFile(msgspec.Struct, frozen=True, array_like=True):

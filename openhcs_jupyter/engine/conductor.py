@@ -124,6 +124,7 @@ class Conductor:
             message = f"{error.filename}: {error.strerror}"
             self.unwritten = RunFinished(time=time.time(), status="failed", message=message)
         finally:
+            self._executor.close()
             self._repository.close()
             self._lock.close()
             self._notify()
@@ -154,6 +155,7 @@ class Conductor:
                 kept=len(kept),
                 workers=workers,
                 pid=os.getpid(),
+                where=self._executor.where,
             ),
         )
         self._notice(journal, *self._notices)

@@ -56,6 +56,11 @@ class Session(ABC):
 class Executor(ABC):
     """Opens sessions."""
 
+    @property
+    def where(self) -> str:
+        """Where units are done, as the summary of a run says it; empty for the machine of the conductor."""
+        return ""
+
     def prepare(self, timeout: float) -> bool:  # noqa: ARG002 - for those that take time
         """Get ready for a session and tell whether it is; waits up to `timeout` seconds.
 
@@ -80,3 +85,6 @@ class Executor(ABC):
         unit_timeout_s
             A unit that computes longer is stopped and has failed; 0 waits for ever.
         """
+
+    def close(self) -> None:  # noqa: B027 - for those that hold something between sessions
+        """Let go of what `prepare` made; a conductor calls it in any case when its run ends."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import selectors
 import signal
 import socket
@@ -13,14 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-import cloudpickle
-import msgspec
-
 from openhcs_jupyter.engine.device import missing
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
 from openhcs_jupyter.engine.lanes import Lane, LanedSession
-from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
+from openhcs_jupyter.engine.program import Failure, Outcome, PackedProgram, Program, Work, pack
 from openhcs_jupyter.engine.store import RunFolder, stored_files
 from openhcs_jupyter.engine.worker import STATUS_SIZE, Status
 from openhcs_jupyter.topology import Device
@@ -44,13 +40,18 @@ class LocalExecutor(Executor):
 
     def open(self, program: Program, *, workers: int, unit_timeout_s: float) -> Session:
         """Fork the workers: those of CPUs, and one for each GPU."""
+        packed = pack(program)
         if not program.devices:
-            return _LocalSession(program, workers, unit_timeout_s)
-        lanes: dict[str, Lane] = {"cpu": _LocalSession(program, workers, unit_timeout_s)}
+            return open_session(packed, workers, unit_timeout_s)
+        lanes = {"cpu": open_session(packed, workers, unit_timeout_s)}
         for device in program.devices:
-            own = msgspec.structs.replace(program, device=device)
-            lanes[device.id] = _LocalSession(own, 1, unit_timeout_s)
+            lanes[device.id] = open_session(packed, 1, unit_timeout_s, device)
         return LanedSession(lanes, program.devices)
+
+
+def open_session(program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None = None) -> Lane:
+    """Begin a session on CPUs or on one GPU; see `Executor.open`."""
+    return _LocalSession(program, workers, unit_timeout_s, device)
 
 
 class _Worker:
@@ -85,9 +86,8 @@ class _Worker:
 
 
 class _LocalSession(Lane):
-    def __init__(self, program: Program, workers: int, unit_timeout_s: float) -> None:
-        packed = cloudpickle.dumps(program, protocol=5)
-        self._program = pickle.dumps((program.search_path, program.working_folder, packed), protocol=5)
+    def __init__(self, program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None) -> None:
+        self._program = program.message(device)
         self._folder = RunFolder(program.run_folder)
         self._timeout = unit_timeout_s
         self._tries: dict[int, int] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
 import msgspec
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage, TakenChannel, Unit
@@ -50,8 +52,6 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """What keeping a byte between steps is reckoned to cost, in seconds of computing."""
     devices: tuple[Device, ...] = ()
     """GPUs of the run."""
-    device: Device | None = None
-    """The one of the workers that are given this; None of those that compute on CPUs."""
 
 
 def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Program:
@@ -79,6 +79,31 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         working_folder=str(Path.cwd()),
         keep_s_per_byte=plan.memory.workers / DISK_BYTES_PER_S,
         devices=plan.devices,
+    )
+
+
+class PackedProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """A program as it travels: only a worker that has the user's modules at hand unpacks it."""
+
+    run_folder: Path
+    modules: tuple[str, ...]
+    search_path: tuple[str, ...]
+    working_folder: str
+    packed: bytes
+
+    def message(self, device: Device | None) -> bytes:
+        """Return what a worker process is sent first: one that computes on a GPU, or on CPUs."""
+        return pickle.dumps((self.search_path, self.working_folder, device, self.packed), protocol=5)
+
+
+def pack(program: Program) -> PackedProgram:
+    """Make a program ready to travel."""
+    return PackedProgram(
+        run_folder=program.run_folder,
+        modules=program.modules,
+        search_path=program.search_path,
+        working_folder=program.working_folder,
+        packed=cloudpickle.dumps(program, protocol=5),
     )
 
 

@@ -126,6 +126,12 @@ class Run:
         """Ids of the units that are being computed; none where another process conducts the run."""
         return self._conductor.running if self._conductor else ()
 
+    @property
+    def where(self) -> str:
+        """Where units are done, such as ``on Dask (tcp://head-node:8786)``; empty for the machine of the conductor."""
+        self._refresh()
+        return self._seen.where
+
     def events(self, *, follow: bool = True) -> Iterator[AnyEvent]:
         """Iterate over what has happened since the run was first started.
 
@@ -188,6 +194,7 @@ class Run:
         progress = self.progress
         done = sum(stage.done for stage in progress.stages)
         head = f"Run {self.name} ({self.id}) is {self.status}: {done} of {len(self.plan.units)} units done"
+        head += f" {self.where}" if self.where else ""
         lines = [head + (f"; {self.message}" if self.message else "")]
         alike: dict[tuple[str | None, int | None, str], list[str]] = {}
         for event in self.failures:
@@ -399,6 +406,10 @@ class _Seen:
             self.notices.append(event.message)
         else:
             self.finished = event
+
+    @property
+    def where(self) -> str:
+        return self._started.where if self._started is not None else ""
 
     def progress(self, running: Sequence[int]) -> Progress:
         active = [0] * len(self._plan.stages)

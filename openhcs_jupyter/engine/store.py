@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import platform
 import secrets
 import shutil
 import time
@@ -22,6 +23,8 @@ from openhcs_jupyter.model import Plate, RunRecord
 _LOCK = "lock"
 _STOP = "stop"
 _LOOKED_AT_S = 0.1
+_HERE = platform.node()
+"""Processes of several machines may write into one run's folder."""
 
 Writer = Callable[[BinaryIO], None]
 """Writes one file's bytes."""
@@ -182,7 +185,7 @@ class RunFolder:
             If they cannot be written; what was written is removed.
         """
         place = self.units / key
-        partial = self.units / f".{key}.{os.getpid()}"
+        partial = self.units / f".{key}.{_HERE}.{os.getpid()}"
         stored = []
         try:
             partial.mkdir()
@@ -192,7 +195,13 @@ class RunFolder:
                 check()
             if place.exists():  # an older result whose files were damaged
                 shutil.rmtree(place)
-            partial.rename(place)
+            try:
+                partial.rename(place)
+            except OSError as error:
+                # Another machine was taken for lost, and has made the same result meanwhile.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

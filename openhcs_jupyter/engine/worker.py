@@ -87,7 +87,7 @@ class _Computed:
 def work(connection: int, status: int) -> None:
     """Work until the conductor closes the connection."""
     conductor = Connection(connection)
-    search_path, working_folder, packed = pickle.loads(conductor.recv_bytes())  # noqa: S301 - from our conductor
+    search_path, working_folder, device, packed = pickle.loads(conductor.recv_bytes())  # noqa: S301 - from our conductor
     # First of all: the program refers to modules of the user, which are found there.
     sys.path[:] = [*search_path, *(path for path in sys.path if path not in search_path)]
     os.chdir(working_folder)
@@ -99,9 +99,9 @@ def work(connection: int, status: int) -> None:
         return
     _limit_threads()
     kernels: Kernels | None = None
-    if program.device is not None:
+    if device is not None:
         try:
-            kernels = Kernels(open_device(program.device))
+            kernels = Kernels(open_device(device))
         except DeviceLostError as error:
             _refuse(conductor, Failure(message=str(error), device_lost=True))
             return

@@ -8,7 +8,7 @@ import sys
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import Source, reported
 from openhcs_jupyter.magics.follow import Pause, follow
-from openhcs_jupyter.magics.job import checked_name, choose_plate, define_steps, plan_run, script_of, start
+from openhcs_jupyter.magics.job import checked_name, choose_plate, define_steps, plan_run, script_of, start, viewers_of
 from openhcs_jupyter.magics.options import RunOptions, cell_parser, parse_cell
 from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.render import Rendered, card, code, escape
@@ -83,8 +83,8 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
         return
     run = start(plan, options)
     state.keep(name, run, source)
-    if options.view:
-        show(await state.viewing.view(run, pause))
+    for viewer in viewers_of(options, plan):
+        show(await state.viewing.view(run, pause, viewer))
     if options.background:
         show(_started(name, run.id))
         return

@@ -21,15 +21,17 @@ from openhcs_jupyter.magics.places import parse_channels, parse_fields, parse_we
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan, Selection
-    from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.engine import Executor, Run
     from openhcs_jupyter.model import Plate
     from openhcs_jupyter.pipeline import FunctionStep, Step
     from openhcs_jupyter.repository import Repository
+    from openhcs_jupyter.topology import Topology
 
 STEPS = "pipeline_steps"
 SELECTED = "selected"
 """Stands for the wells that are selected in the plate view."""
 _SHOWN = 5
+_HERE = ("localhost", "127.0.0.1", "::1")
 CONFIG = "pipeline_config"
 """What OpenHCS's documents call the settings that all of their steps have in common."""
 
@@ -183,7 +185,7 @@ def plan_run(
     options: RunOptions,
     script: Script | None = None,
 ) -> ExecutionPlan:
-    """Compile the steps for a plate on this machine.
+    """Compile the steps for a plate on this machine or on Dask.
 
     Parameters
     ----------
@@ -210,16 +212,15 @@ def plan_run(
     from openhcs_jupyter.compiler import compile as compile_pipeline
     from openhcs_jupyter.compiler.plan import LeftOut
     from openhcs_jupyter.pipeline import Pipeline, adapt
-    from openhcs_jupyter.topology import discover
 
     settings = load_settings()
     adapted = adapt(steps, plate, source.name)
     script = script or Script("", {})
-    pipeline = Pipeline(adapted.steps, options.name, source.text, source.name, script.text, script.unsaid)
+    pipeline = Pipeline(adapted.steps, options.name, source.text, source.name, script.text, script.unsaid, adapted.view)
     plan = compile_pipeline(
         pipeline,
         plate,
-        discover(),
+        _topology(_scheduler(options, settings)),
         _narrowed(selection_of(options, plate), adapted.wells),
         save=_save(options, settings),
         workers=options.workers or settings.workers or None,
@@ -231,12 +232,20 @@ def plan_run(
     return msgspec.structs.replace(plan, left_out=left_out).bind(pipeline, plate, plan.on_cpus)
 
 
+def viewers_of(options: RunOptions, plan: ExecutionPlan) -> list[tuple[str, int] | None]:
+    """List the viewers that options or steps ask for by host and port; None is the one that the settings name."""
+    asked = dict.fromkeys((view.host, view.port) for view in plan.pipeline.view)
+    elsewhere: list[tuple[str, int] | None] = [place for place in asked if place[0] not in _HERE]
+    return [None, *elsewhere] if options.view or len(elsewhere) < len(asked) else elsewhere
+
+
 def start(plan: ExecutionPlan, options: RunOptions) -> Run:
     """Start a plan; returns at once."""
     from openhcs_jupyter.engine import run
 
     return run(
         plan,
+        _executor(plan, _scheduler(options, load_settings())),
         on_error=options.on_error,
         resume=options.resume,
         force=options.force,
@@ -269,6 +278,29 @@ def _wells(text: str, plate: Plate) -> tuple[str, ...]:
 
         return session.selected(plate)
     return parse_wells(text, plate)
+
+
+def _scheduler(options: RunOptions, settings: Settings) -> str:
+    """Return where Dask is; empty where a run is done on this machine, as a preview always is."""
+    return "" if options.preview is not None else options.scheduler or settings.scheduler
+
+
+def _topology(scheduler: str) -> Topology:
+    if not scheduler:
+        from openhcs_jupyter.topology import discover
+
+        return discover()
+    from openhcs_jupyter.engine.dask import topology_of
+
+    return topology_of(scheduler)
+
+
+def _executor(plan: ExecutionPlan, scheduler: str) -> Executor | None:
+    if not scheduler:
+        return None
+    from openhcs_jupyter.engine.dask import executor_for
+
+    return executor_for(plan, scheduler)
 
 
 def _save(options: RunOptions, settings: Settings) -> bool:

@@ -42,6 +42,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int | None = None
     device: str = "auto"
     """``auto``, ``cpu``, ``gpu``, or one of them: ``gpu:1``."""
+    scheduler: str | None = None
+    """Of Dask; None: as the settings say."""
     resume: str | None = None
     """``last`` or a run's id."""
     force: bool = False
@@ -148,6 +150,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
     how.add_argument("--workers", type=int, metavar="N", help="worker processes; left out, one for each core")
     how.add_argument(
         "--device", metavar="DEVICE", default="auto", help="cpu, gpu, gpu:N, or auto: GPUs if there are any"
+    )
+    how.add_argument(
+        "--scheduler", metavar="WHERE", help="run on Dask: tcp://HOST:PORT, local, or slurm; left out, on this machine"
     )
     how.add_argument(
         "--resume", nargs="?", const="last", metavar="RUN", help="go on with an interrupted run, the last one or RUN"

@@ -53,8 +53,17 @@ class Viewing:
         self._server: StreamServer | None = None
         self._window: subprocess.Popen[bytes] | None = None
 
-    async def view(self, run: Run, pause: Pause) -> Rendered:
+    async def view(self, run: Run, pause: Pause, viewer: tuple[str, int] | None = None) -> Rendered:
         """Show a run in a window: one that is open, one that listens where the settings say, or a new one.
+
+        Parameters
+        ----------
+        run
+            The run.
+        pause
+            How to wait for the window's answer.
+        viewer
+            Host and port of a listening viewer; None is the one of the settings.
 
         Raises
         ------
@@ -66,8 +75,10 @@ class Viewing:
         server = self._serve()
         server.show(run.folder)
         settings = load_settings()
-        if settings.viewer_host:
-            return await self._called(known_viewer(settings.viewer_host, settings.viewer_port), run, pause)
+        if viewer is None and settings.viewer_host:
+            viewer = (settings.viewer_host, settings.viewer_port)
+        if viewer is not None:
+            return await self._called(known_viewer(*viewer), run, pause)
         if self._opens_windows():
             if server.viewers == 0 and (self._window is None or self._window.poll() is not None):
                 self._open(server.connection_file)

@@ -38,6 +38,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """Why the run ended as it did."""
     saved_at: str | None = None
     folder: str = ""
+    where: str = ""
+    """Where units are done; empty for this machine."""
     example: tuple[str, int] | None = None
     """A well and field for which results can be asked."""
 
@@ -102,6 +104,7 @@ def view_of(run: Run, *, stopping: bool = False) -> RunView:
         message=run.message,
         saved_at=run.results_at,
         folder=str(run.folder),
+        where=run.where,
         example=example,
     )
 
@@ -214,10 +217,12 @@ def sentence(view: RunView) -> str:
         rate = f", {_rate(progress.units_per_s)}" if progress.units_per_s > 0 else ""
         left = f", {render.time_text(progress.remaining_s)} left" if progress.remaining_s is not None else ""
         failed = f", {view.failed} failed" if view.failed else ""
-        return f"{view.done + view.failed:,} of {count_text(units, 'unit')}{failed}, {took}{rate}{left}."
+        where = f" {view.where}" if view.where else ""
+        return f"{view.done + view.failed:,} of {count_text(units, 'unit')}{where}{failed}, {took}{rate}{left}."
     if view.status == "done":
         rate = f", {_rate(progress.units_per_s)}" if progress.units_per_s > 0 else ""
-        return f"done, {count_text(units, 'unit')} in {took}{rate}."
+        where = f" {view.where}" if view.where else ""
+        return f"done, {count_text(units, 'unit')} in {took}{where}{rate}."
     if view.status == "failed":
         if view.failed:
             return f"{view.failed:,} of {count_text(units, 'unit')} failed, {view.done:,} done, in {took}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, kernel_for, measure, table
 from openhcs_jupyter.pipeline.openhcs import AdaptedSteps, FunctionStep, adapt, function_step, is_function_step
 from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Points, Table
-from openhcs_jupyter.pipeline.step import Pipeline, Step
+from openhcs_jupyter.pipeline.step import Pipeline, Step, ViewRequest
 
 __all__ = [
     "AdaptedSteps",
@@ -19,6 +19,7 @@ __all__ = [
     "Reducer",
     "Step",
     "Table",
+    "ViewRequest",
     "adapt",
     "function_step",
     "image",

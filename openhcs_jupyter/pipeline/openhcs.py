@@ -12,7 +12,7 @@ from openhcs_jupyter.pipeline._openhcs_functions import Call, read_call
 from openhcs_jupyter.pipeline._openhcs_wells import filtered, narrowed, some
 from openhcs_jupyter.pipeline._openhcs_words import Fault, raw, word
 from openhcs_jupyter.pipeline.outputs import Output
-from openhcs_jupyter.pipeline.step import Step, function_name
+from openhcs_jupyter.pipeline.step import Step, ViewRequest, function_name
 
 _COMPONENTS: dict[str, Component] = {
     "site": "field",
@@ -33,7 +33,7 @@ _CONFIGS = (
     "napari_streaming_config",
     "fiji_streaming_config",
 )
-_STREAMS = ("streaming_defaults", "napari_streaming_config", "fiji_streaming_config")
+_NAPARI, _FIJI = "napari_streaming_config", "fiji_streaming_config"
 
 
 class _Processing(NamedTuple):
@@ -68,7 +68,8 @@ class FunctionStep:
     step_materialization_config
         An object that, unless its ``enabled`` is false, keeps the step's images among the run's results; or True.
     napari_streaming_config
-        Taken note of; the stream to napari comes in a later version.
+        An object with ``enabled``, ``host`` and ``port``: the step's images are wanted in the napari that listens
+        there, by default on port 5555 of the user's machine. The pipeline keeps it as a `ViewRequest`.
     variable_components, group_by, input_source
         The flat spelling of `processing_config`: members of OpenHCS's enums, or their names, such as ``["z_index"]``.
     well_filter
@@ -178,6 +179,8 @@ class AdaptedSteps(NamedTuple):
     """Those that the steps' filters take; None: all."""
     notes: tuple[tuple[str, str], ...]
     """What is left out, and why."""
+    view: tuple[ViewRequest, ...] = ()
+    """Viewers that the steps ask for."""
 
 
 def adapt(steps: Sequence[Step | FunctionStep], plate: Plate, source_name: str = "<pipeline>") -> AdaptedSteps:
@@ -225,6 +228,8 @@ class _Adapter:
         self.made: dict[str, str] = {}
         """By the name that a function declares: the name of the latest output of that kind."""
         self.names: set[str] = set()
+        self.viewed: dict[tuple[str, int], list[str]] = {}
+        """Names of steps, by host and port of the viewer that they ask for."""
 
     def adapt(self, steps: Sequence[Step | FunctionStep]) -> AdaptedSteps:
         adapted: list[Step] = []
@@ -249,7 +254,10 @@ class _Adapter:
         wells = self._wells(enabled, alone=all(isinstance(step, FunctionStep) for step in steps))
         if self.problems:
             raise CompileError(self.problems, self.source_name)
-        return AdaptedSteps(adapted, wells, tuple(self.notes))
+        view = tuple(
+            ViewRequest(steps=tuple(names), host=host, port=port) for (host, port), names in self.viewed.items()
+        )
+        return AdaptedSteps(adapted, wells, tuple(self.notes), view)
 
     def _problem(self, step: FunctionStep, fault: Fault) -> None:
         self.problems.append(
@@ -269,11 +277,10 @@ class _Adapter:
                 "source bindings are not known here",
                 "Name the outputs of earlier steps that the function takes: Step(function, inputs={...}).",
             )
-        for config in _STREAMS:
-            if _is_on(step, config):
-                self.notes.append(
-                    (f"{config} of step {step.name!r}", "what is shown is said for the whole run: --view")
-                )
+        if _is_on(step, _NAPARI):
+            self.viewed.setdefault(_viewer(step), []).append(step.name)
+        if _is_on(step, _FIJI):
+            self.notes.append((f"{_FIJI} of step {step.name!r}", "images are streamed to napari only"))
 
     # Functions.
 
@@ -469,6 +476,19 @@ class _Adapter:
                 f"its images are to be kept in {some(kept)} only; images are kept in all wells of a run",
                 "Leave the well filter out of step_materialization_config.",
             )
+
+
+def _viewer(step: FunctionStep) -> tuple[str, int]:
+    """Return host and port of the napari that a step asks for."""
+    host = step.said(_NAPARI, "host") or step.said("streaming_defaults", "host") or "localhost"
+    port = step.said(_NAPARI, "port")
+    if port is None:
+        port = 5555
+    if not isinstance(host, str) or not host.strip():
+        raise Fault(f"host={host!r} of {_NAPARI} is no name of a machine", 'Write host="localhost".')
+    if not isinstance(port, int) or not 0 < port < 65536:
+        raise Fault(f"port={port!r} of {_NAPARI} is no port", "Ports are whole numbers from 1 to 65535.")
+    return host.strip(), port
 
 
 def _is_on(step: FunctionStep, config: str) -> bool:

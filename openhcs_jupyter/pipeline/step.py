@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
+
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.model import Component
 from openhcs_jupyter.pipeline.outputs import Output
@@ -80,6 +82,15 @@ class Step:
         return f"Step({self.name!r})"
 
 
+class ViewRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A viewer in which the images of some steps are wanted while the run goes on."""
+
+    steps: tuple[str, ...]
+    """Names of the steps."""
+    host: str = "localhost"
+    port: int = 5555
+
+
 class Pipeline:
     """Steps in order, with the text that defined them.
 
@@ -97,9 +108,11 @@ class Pipeline:
         Python that makes the same steps by itself, as `capture` writes it; becomes part of the provenance.
     unsaid
         By name: what keeps the script from being written.
+    view
+        Viewers that the steps themselves ask for.
     """
 
-    __slots__ = ("name", "script", "source", "source_name", "steps", "unsaid")
+    __slots__ = ("name", "script", "source", "source_name", "steps", "unsaid", "view")
 
     def __init__(
         self,
@@ -109,6 +122,7 @@ class Pipeline:
         source_name: str = "<pipeline>",
         script: str = "",
         unsaid: Mapping[str, str] | None = None,
+        view: Sequence[ViewRequest] = (),
     ) -> None:
         self.steps = tuple(steps)
         self.name = name
@@ -116,6 +130,7 @@ class Pipeline:
         self.source_name = source_name
         self.script = script
         self.unsaid = dict(unsaid or {})
+        self.view = tuple(view)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.steps)} steps)"

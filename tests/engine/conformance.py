@@ -147,6 +147,9 @@ def only_b02_failed(started: Run) -> str:
 class ExecutorConformance:
     """The suite."""
 
+    most_held = 10
+    """Units that it may hold for two workers, when it knows how long they take."""
+
     def test_results_do_not_depend_on_the_number_of_workers(self, bench: Bench, executor: Executor) -> None:
         alone = contents(bench.done(*everything(), executor=executor, workers=1))
         assert contents(bench.done(*everything(), executor=executor, workers=3, run_options=AGAIN)) == alone
@@ -197,7 +200,7 @@ class ExecutorConformance:
         assert len(started.failures) == 7
 
     def test_units_in_flight_are_bounded(self, make_bench: Callable[..., Bench], executor: Executor) -> None:
-        bench = make_bench(fields=20, z=1, size=(8, 8))
+        bench = make_bench(fields=30, z=1, size=(8, 8))
         gate = bench.folder / "gate"
 
         def gated(stack: Any) -> Any:
@@ -209,10 +212,11 @@ class ExecutorConformance:
         started = bench.start(Step(gated, channel="DAPI"), executor=watched, workers=2)
         until(lambda: watched.room == 0, "the executor to be full")
         assert started.progress.stages[0].done == 0
+        assert 2 <= watched.most_held <= 10
         gate.touch()
         assert started.wait(LONGEST_S)
         assert started.status == "done"
-        assert 2 <= watched.most_held <= 10
+        assert watched.most_held <= self.most_held
 
     def test_units_that_are_computed_are_shown_as_running(self, bench: Bench, executor: Executor) -> None:
         gate = bench.folder / "gate"

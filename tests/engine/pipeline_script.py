@@ -1,6 +1,6 @@
 """A script that a user runs: compiles a pipeline for a plate and conducts its run; tests kill it.
 
-``python -m tests.engine.pipeline_script REPOSITORY LOG``
+``python -m tests.engine.pipeline_script REPOSITORY LOG [SCHEDULER]``
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from openhcs_jupyter import Labels, Step, Table, measure, table
 from openhcs_jupyter.compiler import ExecutionPlan, compile
 from openhcs_jupyter.engine import run
+from openhcs_jupyter.engine.dask import DaskExecutor
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository import connect
 from openhcs_jupyter.topology import discover
@@ -65,4 +66,5 @@ def plan_of(repository: str, log: Path) -> ExecutionPlan:
 
 
 if __name__ == "__main__":
-    run(plan_of(sys.argv[1], Path(sys.argv[2]))).result()
+    executor = DaskExecutor(sys.argv[3]) if len(sys.argv) > 3 else None
+    run(plan_of(sys.argv[1], Path(sys.argv[2])), executor).result()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 _NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+_FIGURE = 'class="jp-RenderedImage '
 _QUICKSTART = _NOTEBOOKS / "01_quickstart.ipynb"
 
 
@@ -62,6 +65,58 @@ def test_own_functions_are_changed_and_only_what_changed_is_done(environment: di
     assert float(changed[2]) < float(first[2])
     assert commented[0] == commented[1]
     assert float(commented[2]) == 0
+
+
+def _page(environment: dict[str, str], folder: Path, notebook: str, **more: str) -> str:
+    """Execute a copy of a notebook in a folder, and return the page that it becomes."""
+    shutil.copy(_NOTEBOOKS / f"{notebook}.ipynb", folder)
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute"]
+    command += ["--KernelManager.transport_encryption=auto", "--ExecutePreprocessor.kernel_name=openhcs", notebook]
+    done = subprocess.run(
+        command, cwd=folder, env=environment | more, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return (folder / f"{notebook}.html").read_text()
+
+
+def test_a_real_plate_is_shown_with_what_it_lacks(
+    environment: dict[str, str], tmp_path: Path, real_plates: Path
+) -> None:
+    data = str(tmp_path / "data")
+    page = _page(environment, tmp_path, "02_imagexpress", OPENHCS_TEST_PLATES=str(real_plates), OPENHCS_DATA_DIR=data)
+    assert "A plate from a real microscope" in page
+    assert "channel w3 has a projection only, no stack" in page
+    assert "CompileError" in page
+    assert page.count(_FIGURE) == 6
+
+
+def test_without_a_real_plate_a_synthetic_one_stands_in_and_says_so(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    data = str(tmp_path / "data")
+    page = _page(environment, tmp_path, "02_imagexpress", OPENHCS_TEST_PLATES="", OPENHCS_DATA_DIR=data)
+    assert "No plate was named, so a SYNTHETIC one stands in" in page
+    assert page.count(_FIGURE) == 6
+
+
+def test_the_three_ways_of_an_openhcs_pipeline_are_equal(environment: dict[str, str], tmp_path: Path) -> None:
+    page = _page(environment, tmp_path, "04_coming_from_openhcs")
+    assert "96 of 96 images are equal in all three runs." in page
+    assert page.count(_FIGURE) == 2
+
+
+def test_a_batch_takes_other_parameters_and_leaves_tables(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", "--kernel", "openhcs", "--cwd", str(tmp_path), "--no-progress-bar"]
+    command += [str(_NOTEBOOKS / "05_batch.ipynb"), str(tmp_path / "report.ipynb")]
+    command += ["-p", "wells", "A01,A06,B01,B06", "-p", "smoothing", "1.5", "-p", "out", "tables"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    wells = pd.read_csv(tmp_path / "tables" / "plate-1" / "wells.csv")
+    assert list(wells["well"]) == ["A01", "A06", "B01", "B06"]
+    assert (wells["mean_GFP"][[1, 3]] > wells["mean_GFP"][[0, 2]].max()).all()
+    outputs = [out for cell in nbformat.read(tmp_path / "report.ipynb", 4).cells for out in cell.get("outputs", [])]
+    assert any("Z' of GFP" in out.get("text", "") for out in outputs)
+    assert sum("image/png" in out.get("data", {}) for out in outputs) == 3
 
 
 @pytest.mark.parametrize("path", sorted(_NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -120,6 +120,7 @@ def _main(folder: Path) -> None:
         adapted = adapt(define_steps(Source("Cell In[1]", CELL, "<cell>"), CELL, cell), plate)
         answer["wells"] = adapted.wells
         answer["notes"] = [what for what, _ in adapted.notes]
+        answer["view"] = [[step, asked.host, asked.port] for asked in adapted.view for step in asked.steps]
         answer["lines"] = all(step.line > 0 for step in adapted.steps)
         run = bench.done(*adapted.steps, selection=Selection(wells=adapted.wells))
         right: dict[str, list[bool]] = {}

@@ -23,11 +23,11 @@ from openhcs_jupyter.compiler import Selection
 from openhcs_jupyter.errors import CompileError, UsageError
 from openhcs_jupyter.functions import composite, gaussian_blur, max_projection, top_hat
 from openhcs_jupyter.magics.errors import Source
-from openhcs_jupyter.magics.job import define_steps, plan_run
+from openhcs_jupyter.magics.job import define_steps, plan_run, viewers_of
 from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import parse_cell
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well
-from openhcs_jupyter.pipeline import FunctionStep, ImageOutput, Labels, Step, Table, adapt, function_step
+from openhcs_jupyter.pipeline import FunctionStep, ImageOutput, Labels, Step, Table, ViewRequest, adapt, function_step
 from openhcs_jupyter.pipeline.chains import chains_of
 from openhcs_jupyter.pipeline.fingerprint import fingerprint
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
@@ -159,12 +159,55 @@ def test_a_materialised_step_keeps_its_images(config: Any, kept: bool) -> None:
     assert step.save is kept
 
 
-def test_streaming_is_accepted_and_told() -> None:
-    config = SimpleNamespace(enabled=True, host="localhost", port=5555)
-    adapted = adapt([FunctionStep(gaussian_blur, name="blur", napari_streaming_config=config)], PLATE)
-    assert adapted.notes == (
-        ("napari_streaming_config of step 'blur'", "what is shown is said for the whole run: --view"),
+def test_a_streaming_configuration_asks_for_a_viewer() -> None:
+    there = SimpleNamespace(enabled=True, host="gpu-box", port=5601)
+    common = SimpleNamespace(napari_streaming_config=SimpleNamespace(port=5600))
+    steps = [
+        function_step(FunctionStep(gaussian_blur, name="blur", napari_streaming_config=there), common),
+        function_step(FunctionStep(top_hat, name="hat", napari_streaming_config=True), common),
+        FunctionStep(top_hat, name="again", napari_streaming_config=there),
+        FunctionStep(top_hat, name="off", napari_streaming_config=SimpleNamespace(enabled=False)),
+        FunctionStep(max_projection, name="last", napari_streaming_config={"enabled": True}),
+    ]
+    adapted = adapt(steps, PLATE)
+    assert adapted.view == (
+        ViewRequest(steps=("blur", "again"), host="gpu-box", port=5601),
+        ViewRequest(steps=("hat",), host="localhost", port=5600),
+        ViewRequest(steps=("last",), host="localhost", port=5555),
     )
+    assert adapted.notes == ()
+
+
+def test_a_streaming_configuration_is_view_and_may_name_a_viewer_elsewhere(bench: Bench) -> None:
+    text = (
+        "pipeline_steps = [\n"
+        "    FunctionStep(gaussian_blur, napari_streaming_config={'enabled': True, 'host': HOST, 'port': 5601}),\n"
+        "]\n"
+    )
+    source = Source("Cell In[1]", text, "<cell>")
+    asked = {}
+    for host in ("localhost", "gpu-box"):
+        steps = define_steps(source, text, {**standard_names(), "__name__": "__main__", "HOST": host})
+        for line in ("run", "run --view"):
+            options = parse_cell(line)
+            asked[host, line] = viewers_of(options, plan_run(steps, source, bench.plate, options))
+    assert asked == {
+        ("localhost", "run"): [None],
+        ("localhost", "run --view"): [None],
+        ("gpu-box", "run"): [("gpu-box", 5601)],
+        ("gpu-box", "run --view"): [None, ("gpu-box", 5601)],
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"port": 0}, {"port": 70000}, {"port": "5555"}, {"host": " "}, {"host": 7}])
+def test_a_viewer_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    config = SimpleNamespace(enabled=True, **wrong)
+    assert "napari_streaming_config is no" in _problem(FunctionStep(gaussian_blur, napari_streaming_config=config))
+
+
+def test_a_stream_to_fiji_is_left_out_and_that_is_told() -> None:
+    adapted = adapt([FunctionStep(gaussian_blur, name="blur", fiji_streaming_config=True)], PLATE)
+    assert adapted.notes == (("fiji_streaming_config of step 'blur'", "images are streamed to napari only"),)
 
 
 def test_steps_of_both_kinds_stand_beside_each_other() -> None:
@@ -522,7 +565,8 @@ def test_openhcs_s_own_steps_give_what_its_functions_give_in_plain_loops(tmp_pat
     assert lines, done.stderr[-4000:]
     answer = json.loads(lines[0].removeprefix("ANSWER "))
     assert answer["wells"] == ["B01", "B02"]
-    assert answer["notes"] == ["step 'off'", "napari_streaming_config of step 'projection'"]
+    assert answer["notes"] == ["step 'off'"]
+    assert answer["view"] == [["projection", "localhost", 5555]]
     assert answer["lines"]
     assert answer["cells"] > 0
     assert all(right == of for right, of in answer["right"].values()), answer["right"]
