@@ -47,6 +47,7 @@ class CupyDevice(Device):
             raise DeviceLostError(f"{type(error).__name__}: {error}") from error
         self._buffers = deque([_Buffer(), _Buffer()])
         self._filling = threading.Lock()
+        self._clearing = threading.Lock()
         self._ready: dict[int, Any] = {}
         """By id of an array: the event after which it may be read."""
         self._retired: deque[tuple[Any, Any]] = deque()
@@ -138,14 +139,15 @@ class CupyDevice(Device):
     def _wait(self, stream: Any, arrays: Sequence[Any]) -> None:
         """Have a stream wait for what makes arrays; of a part it waits for its whole."""
         for array in arrays:
-            event = self._ready.get(id(array)) or self._ready.get(id(array.base))
-            if event is not None:
-                stream.wait_event(event)
+            # What no event is known of is what a kernel was given, and then it is there when the kernel has run.
+            event = self._ready.get(id(array)) or self._ready.get(id(array.base)) or self._work.record()
+            stream.wait_event(event)
 
     def _clear(self) -> None:
         """Let go of the arrays that nothing reads any more."""
-        while self._retired and self._retired[0][1].done:
-            self._retired.popleft()
+        with self._clearing:
+            while self._retired and self._retired[0][1].done:
+                self._retired.popleft()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
