@@ -150,6 +150,12 @@ class ViewerSession:
         for thread in self._closing:
             thread.join(max(0.0, end - time.monotonic()))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that is known and looked at has been fetched and painted."""
+        fetched = all(not feed.heard and feed.planes.is_idle and feed.rows.is_idle for feed in self.feeds)
+        return fetched and not self._unmade and not any(self._old.values()) and self._looks == self.window.looks()
+
     def tick(self) -> None:
         """Take what has happened and paint it; the only thing that does."""
         now = time.monotonic()
@@ -255,6 +261,7 @@ class ViewerSession:
         arrived: set[PlaneKey] = set()
         for feed in self.feeds:
             arrived |= feed.planes.take_arrived()
+            self._old["panel"] = feed.planes.take_troubled() or self._old["panel"]
         if arrived:
             self._times["paint"] = now
             self.window.spoil(arrived)

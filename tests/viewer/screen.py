@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from openhcs_jupyter.streaming import Source
-from openhcs_jupyter.viewer.main import open_source
+from openhcs_jupyter.streaming import Source, open_source
 
 T = TypeVar("T")
 ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artefacts"
@@ -72,7 +71,7 @@ class OpenWindow:
         self.app = application()
         self._errors: list[BaseException] = []
         # PyQt ends the process at an error in a slot, unless there is a hook.
-        sys.excepthook = lambda kind, error, trace: self._errors.append(error)
+        sys.excepthook = self._keep_error
         self.viewer = napari.Viewer(title="OpenHCS")
         self.viewer.window._qt_window.resize(*SIZE)
         self.session = ViewerSession.of(self.viewer)
@@ -80,6 +79,10 @@ class OpenWindow:
         self._is_open = True
         for source in sources:
             self.session.add(source if isinstance(source, Source) else open_source(source))
+
+    def _keep_error(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        self._errors.append(error)
+        sys.__excepthook__(kind, error, trace)
 
     def turn(self) -> None:
         """Let Qt do what is due."""
@@ -99,17 +102,6 @@ class OpenWindow:
 
     def until_painted(self) -> None:
         """Wait until everything that is looked at has been fetched and drawn."""
-
-        def idle() -> bool:
-            session = self.session
-            return (
-                bool(session.window.pixels)
-                and not session._unmade
-                and all(not feed.heard and feed.planes.is_idle and feed.rows.is_idle for feed in session.feeds)
-                and session._looks == session.window.looks()
-                and not session._old["panel"]
-            )
-
         calm = 0
         end = time.monotonic() + LONGEST_S
         while calm < 5:
@@ -117,7 +109,7 @@ class OpenWindow:
             self.turn()
             self.viewer.window._qt_viewer.canvas.on_draw()  # napari chooses level and region when it draws
             self.session.tick()
-            calm = calm + 1 if idle() else 0
+            calm = calm + 1 if self.session.window.pixels and self.session.is_settled else 0
             time.sleep(0.002)
 
     def layer(self, name: str) -> Any:

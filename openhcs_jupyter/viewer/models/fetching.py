@@ -53,6 +53,7 @@ class Fetcher:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="openhcs-viewer")
         self._closed = False
         self._again = False
+        self._troubled = False
         self.trouble = ""
         """What was wrong with the plane that was refused last."""
 
@@ -86,6 +87,12 @@ class Fetcher:
         with self._lock:
             arrived, self._arrived = self._arrived, set()
         return arrived
+
+    def take_troubled(self) -> bool:
+        """Tell whether `trouble` is another one than at the last call."""
+        with self._lock:
+            troubled, self._troubled = self._troubled, False
+        return troubled
 
     def take_again(self) -> bool:
         """Tell whether something was withdrawn since the last call: if it is looked at again, wish for it again."""
@@ -162,6 +169,7 @@ class Fetcher:
             with self._lock:
                 self._refused[key] = wish.version
                 self.trouble = str(error)
+                self._troubled = True
         with self._lock:
             self._flying.pop(place, None)
             self._wishes.pop(place, None)

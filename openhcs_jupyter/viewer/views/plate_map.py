@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from openhcs_jupyter.model import parse_well, well_name
@@ -43,6 +43,8 @@ class PlateMap(QWidget):  # type: ignore[misc]
         self._rows, self._columns = 8, 12
         self._wells: dict[tuple[int, int], WellLook] = {}
         self._current: str | None = None
+        self._drawn: QPixmap | None = None
+        """The wells as they were drawn last; None when they have changed."""
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
@@ -55,8 +57,10 @@ class PlateMap(QWidget):  # type: ignore[misc]
         if (rows, columns) != (self._rows, self._columns):
             self._rows, self._columns = rows, columns
             self.updateGeometry()
-        self._wells = {parse_well(name): look for name, look in wells.items()}
-        self.update()
+        looks = {parse_well(name): look for name, look in wells.items()}
+        if looks != self._wells:
+            self._wells, self._drawn = looks, None
+            self.update()
 
     def show_current(self, well: str | None) -> None:
         """Mark the well that is looked at."""
@@ -94,20 +98,20 @@ class PlateMap(QWidget):  # type: ignore[misc]
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
         """Draw the wells."""
+        ratio = self.devicePixelRatioF()
+        if self._drawn is None or self._drawn.size() != self.size() * ratio:
+            self._drawn = QPixmap(self.size() * ratio)
+            self._drawn.setDevicePixelRatio(ratio)
+            self._drawn.fill(Qt.GlobalColor.transparent)
+            self._draw_wells(self._drawn)
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        side = self._side(self.width())
-        self._draw_names(painter, side)
-        radius = side * 0.42
-        current = parse_well(self._current) if self._current else None
-        for row in range(self._rows):
-            for column in range(self._columns):
-                centre = QPointF(_MARGIN + (column + 0.5) * side, _MARGIN + (row + 0.5) * side)
-                self._draw_well(painter, centre, radius, self._wells.get((row, column)))
-                if (row, column) == current:
-                    painter.setBrush(Qt.BrushStyle.NoBrush)
-                    painter.setPen(QPen(_CURRENT, max(1.5, side * 0.09)))
-                    painter.drawEllipse(centre, radius + side * 0.04, radius + side * 0.04)
+        painter.drawPixmap(0, 0, self._drawn)
+        if self._current:
+            side = self._side(self.width())
+            row, column = parse_well(self._current)
+            painter.setPen(QPen(_CURRENT, max(1.5, side * 0.09)))
+            painter.drawEllipse(self._centre(row, column, side), side * 0.46, side * 0.46)
         painter.end()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -140,6 +144,20 @@ class PlateMap(QWidget):  # type: ignore[misc]
 
     def _side(self, width: int) -> float:
         return max(3.0, min(_LARGEST_PX, (width - _MARGIN - 4) / self._columns))
+
+    def _centre(self, row: int, column: int, side: float) -> QPointF:
+        return QPointF(_MARGIN + (column + 0.5) * side, _MARGIN + (row + 0.5) * side)
+
+    def _draw_wells(self, canvas: QPixmap) -> None:
+        painter = QPainter(canvas)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        side = self._side(self.width())
+        self._draw_names(painter, side)
+        for row in range(self._rows):
+            for column in range(self._columns):
+                centre = self._centre(row, column, side)
+                self._draw_well(painter, centre, side * 0.42, self._wells.get((row, column)))
+        painter.end()
 
     def _draw_names(self, painter: QPainter, side: float) -> None:
         font = painter.font()
