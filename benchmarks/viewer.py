@@ -36,6 +36,7 @@ def make_source(places: int, size: int) -> Any:
     """Return a source of one run of 384 wells with so many fields, whose planes are maps of a file."""
     from openhcs_jupyter.streaming.board import Board
     from openhcs_jupyter.streaming.layers import (
+        FieldPlace,
         Layer,
         LayerKnown,
         LinkChanged,

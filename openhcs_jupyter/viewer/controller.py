@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.streaming import open_source
@@ -41,6 +42,7 @@ _HEARING_S = 0.008
 _PANEL_S = 0.2
 _THUMBNAIL_S = 0.7
 _FOLLOW_S = 1.0
+_CALM_TICKS = 5
 _SESSIONS: dict[int, ViewerSession] = {}
 
 
@@ -155,6 +157,30 @@ class ViewerSession:
         """Whether everything that is known and looked at has been fetched and painted."""
         fetched = all(not feed.heard and feed.planes.is_idle and feed.rows.is_idle for feed in self.feeds)
         return fetched and not self._unmade and not any(self._old.values()) and self._looks == self.window.looks()
+
+    def settle(self, timeout_s: float = 60.0) -> None:
+        """Let the window work until everything in sight is painted, for scripts that take pictures.
+
+        Parameters
+        ----------
+        timeout_s
+            How long that may take.
+
+        Raises
+        ------
+        TimeoutError
+            If it takes longer, as where the run has no results yet.
+        """
+        end = time.monotonic() + timeout_s
+        calm = 0
+        while calm < _CALM_TICKS:
+            if time.monotonic() > end:
+                raise TimeoutError(f"The viewer has not come to rest within {timeout_s:g} s.")
+            QApplication.processEvents()
+            self.window.draw()
+            self.tick()
+            calm = calm + 1 if self.window.pixels and self.is_settled else 0
+            time.sleep(TICK_MS / 10_000)
 
     def tick(self) -> None:
         """Take what has happened and paint it; the only thing that does."""

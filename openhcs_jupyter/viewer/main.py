@@ -11,6 +11,7 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.streaming import Source, open_source
 
 _CLOSING_S = 5.0
+_SIZE = (1500, 950)
 
 
 def main(argument: str | Path | Source) -> int:
@@ -46,6 +47,7 @@ def main(argument: str | Path | Source) -> int:
     from openhcs_jupyter.viewer.controller import ViewerSession
 
     viewer = napari.Viewer(title="OpenHCS")
+    viewer.window.resize(*_SIZE)
     session = ViewerSession.of(viewer)
     session.add(source)
     napari.run()

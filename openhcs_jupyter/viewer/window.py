@@ -142,6 +142,10 @@ class Window:
         for (owner, index), shown in self._all():
             shown.layer.visible = owner == run and index in first
 
+    def draw(self) -> None:
+        """Choose level and region of each layer, as napari does whenever it draws."""
+        self.viewer.window._qt_viewer.canvas.on_draw()
+
     def spoil(self, keys: Collection[PlaneKey]) -> None:
         """Paint planes that have arrived."""
         by_layer: dict[Ref, set[PlaneKey]] = {}

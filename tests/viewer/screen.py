@@ -22,8 +22,8 @@ LONGEST_S = 60.0
 
 
 @contextmanager
-def xvfb() -> Iterator[str]:
-    """Start Xvfb on a free display and name it in ``DISPLAY``; it ends with its last window's process."""
+def start_xvfb() -> Iterator[dict[str, str]]:
+    """Start Xvfb on a free display and give the variables that name it; it ends after its last window's process."""
     read, write = os.pipe()
     command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
     server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -31,14 +31,26 @@ def xvfb() -> Iterator[str]:
     with os.fdopen(read) as told:
         number = told.readline().strip()
     assert number, "Xvfb does not start"
-    os.environ["DISPLAY"] = f":{number}"
-    os.environ["QT_QPA_PLATFORM"] = "xcb"
     try:
-        yield f":{number}"
+        yield {"DISPLAY": f":{number}", "QT_QPA_PLATFORM": "xcb"}
     finally:
-        if not _has_application():
+        if not _is_used(number):  # Qt would end this process with its screen
             server.terminate()
             server.wait()
+
+
+@contextmanager
+def xvfb() -> Iterator[str]:
+    """Start Xvfb for windows of this process."""
+    with start_xvfb() as variables:
+        os.environ.update(variables)
+        yield variables["DISPLAY"]
+
+
+def _is_used(number: str) -> bool:
+    from qtpy.QtWidgets import QApplication
+
+    return QApplication.instance() is not None and os.environ.get("DISPLAY") == f":{number}"
 
 
 def application() -> Any:
@@ -46,12 +58,6 @@ def application() -> Any:
     from napari.qt import get_qapp
 
     return get_qapp()
-
-
-def _has_application() -> bool:
-    from qtpy.QtWidgets import QApplication
-
-    return QApplication.instance() is not None
 
 
 class OpenWindow:
@@ -102,15 +108,8 @@ class OpenWindow:
 
     def until_painted(self) -> None:
         """Wait until everything that is looked at has been fetched and drawn."""
-        calm = 0
-        end = time.monotonic() + LONGEST_S
-        while calm < 5:
-            assert time.monotonic() < end, "the window does not come to rest"
-            self.turn()
-            self.viewer.window._qt_viewer.canvas.on_draw()  # napari chooses level and region when it draws
-            self.session.tick()
-            calm = calm + 1 if self.session.window.pixels and self.session.is_settled else 0
-            time.sleep(0.002)
+        self.session.settle(LONGEST_S)
+        self.turn()
 
     def layer(self, name: str) -> Any:
         """Return a layer of napari by its name."""
