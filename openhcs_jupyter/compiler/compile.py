@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from openhcs_jupyter.compiler.devices import (
+    Placing,
     choose_devices,
     misfit_message,
     on_devices,
@@ -117,7 +118,7 @@ def compile(
             return _told(on_cpus(), "GPUs", f"{message}; the run computes on CPUs").bind(pipeline, plate, on_cpus)
         at = maker.hungriest(stages[placing.misfit.stage], "cupy")
         problems.add(message, "Take fewer channels, or --device auto.", pipeline.steps[at])
-    memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, len(placing.devices), problems)
+    memory = _memory(pipeline, stages, maker, topology, workers, memory_bytes, placing, problems)
     problems.raise_if_any()
     indices = {channel.name: c for c, channel in enumerate(plate.channels)}
     plan = ExecutionPlan(
@@ -181,7 +182,7 @@ def _memory(
     topology: Topology,
     workers: int | None,
     memory_bytes: int | None,
-    devices: int,
+    placing: Placing,
     problems: Problems,
 ) -> Memory:
     limit = memory_bytes or int(topology.memory_free_bytes * SHARE_OF_FREE_MEMORY)
@@ -195,7 +196,9 @@ def _memory(
             "Take fewer channels, or give the run more memory: %openhcs config memory_gb=...",
             pipeline.steps[index],
         )
-    count = max(1, min(workers or topology.cores, len(maker.units)))
+    devices = len(placing.devices)
+    on_cpus = sum(unit.device == "cpu" for unit in placing.units)
+    count = max(1, min(workers or topology.cores, on_cpus))
     if per_worker:
         count = max(1, min(count, limit // per_worker - devices))
     in_flight = (count + devices) * per_worker
