@@ -346,6 +346,8 @@ class ExecutorConformance:
             "from my_helpers_of_plate import up\n\ndef higher(stack):\n    return up(stack)\n"
         )
         monkeypatch.syspath_prepend(str(place))
+        for module in ("my_steps_of_plate", "my_helpers_of_plate"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
         import my_steps_of_plate
 
         started = bench.done(Step(my_steps_of_plate.higher, channel="DAPI"), executor=executor)
@@ -362,6 +364,7 @@ class ExecutorConformance:
         file = place / "my_changing_step.py"
         file.write_text("def higher(stack):\n    return stack + 1\n")
         monkeypatch.syspath_prepend(str(place))
+        monkeypatch.delitem(sys.modules, "my_changing_step", raising=False)
         import my_changing_step
 
         bench.done(Step(my_changing_step.higher, channel="DAPI"), executor=executor)
@@ -388,6 +391,7 @@ class ExecutorConformance:
         file = bench.folder / "my_fleeting_module.py"
         file.write_text("def same(stack):\n    return stack\n")
         monkeypatch.syspath_prepend(str(bench.folder))
+        monkeypatch.delitem(sys.modules, "my_fleeting_module", raising=False)
         import my_fleeting_module
 
         plan = bench.compile(Step(my_fleeting_module.same, channel="DAPI"))
