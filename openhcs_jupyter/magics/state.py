@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.widgets.session import session
+from openhcs_jupyter.widgets.session import is_watched, session
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -87,7 +87,8 @@ class State:
         from openhcs_jupyter.repository import connect
 
         fork_server().start()  # it imports while the user reads; the first cell finds it ready
-        repository = connect(uri, progress=progress)
+        repository = connect(uri, progress=progress, password=_ask_password if is_watched(self.shell) else None)
+        repository.reach()
         if session.repository is not None:
             session.repository.close()
         session.repository, session.plate = repository, None
@@ -125,6 +126,13 @@ class State:
         store = self.repository.runs_folder
         ids = (path.name for path in store.iterdir() if path.is_dir()) if store.is_dir() else ()
         return [*self.runs, *sorted(ids, reverse=True)]
+
+
+def _ask_password(user: str) -> str:
+    """Ask the user; what is typed is not shown, and is kept nowhere."""
+    import getpass
+
+    return getpass.getpass(f"Password of {user}: ")
 
 
 def find_run(repository: Repository, name: str | None) -> Run:

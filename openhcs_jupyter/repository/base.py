@@ -135,6 +135,16 @@ class Repository(ABC):
     def runs_folder(self) -> Path:
         """Folder of the run store, on this machine."""
 
+    def reach(self) -> None:
+        """Join the repository now, not when something is first asked of it.
+
+        Raises
+        ------
+        RepositoryError
+            If it cannot be reached, or lets the user not in.
+        """
+        return
+
     @abstractmethod
     def plates(self) -> list[PlateSummary]:
         """List the plates, by id."""

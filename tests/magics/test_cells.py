@@ -184,7 +184,7 @@ def test_all_compile_errors_come_at_once_with_lines_and_carets(notebook: Kernel)
         ("%%openhcs list\npipeline_steps = [Step(max_projection)]", "a run would replace it"),
         ("%openhcs plats", "Did you mean plates?"),
         ("%openhcs plate smal", "smal"),
-        ("%openhcs connect omero://nowhere", "OMERO"),
+        ("%openhcs connect omero://ada@127.0.0.1:1", "There is no session"),
         ("%openhcs config wrkers", "Did you mean workers?"),
         ("%openhcs import /no/such/folder", "/no/such/folder"),
         ("%openhcs status nothing", "There is no run 'nothing'"),

@@ -26,4 +26,6 @@ class Lab:
 
     def join(self, user: str, password: str | None = None) -> OmeroRepository:
         """Log in as somebody."""
-        return OmeroRepository(self.uri(user), lambda _: password or PASSWORDS[user])
+        repository = OmeroRepository(self.uri(user), lambda _: password or PASSWORDS[user])
+        repository.reach()
+        return repository

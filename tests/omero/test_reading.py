@@ -48,7 +48,7 @@ class TestConnecting:
 
     def test_a_host_that_does_not_answer(self) -> None:
         with pytest.raises(RepositoryError, match=r"No OMERO server answers at 127.0.0.1:1"):
-            OmeroRepository("omero://ada@127.0.0.1:1", lambda _: "secret")
+            OmeroRepository("omero://ada@127.0.0.1:1", lambda _: "secret").reach()
 
     def test_another_process_of_the_user_joins_the_session(self, lab: Lab, ada: OmeroRepository) -> None:
         with connect(ada.uri) as again:

@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("omero://omero.lab.edu", "OMERO is not supported by this version yet"),
+        ("omero://ada:secret@omero.lab.edu", "A password does not belong into an address"),
         ("ftp://host/x", "no kind of repository named 'ftp'"),
         ("  ", "empty"),
     ],

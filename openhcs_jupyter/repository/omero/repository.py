@@ -63,8 +63,10 @@ class OmeroRepository(Repository):
         self._connection: Connection | None = None
         self._places: dict[int, Place] = {}
         self._binary = load_settings().omero_binary_repository
-        if password is not None:
-            self.connection  # noqa: B018 - the user is asked now, not at the first plate
+
+    def reach(self) -> None:
+        """Open or join the session."""
+        assert self.connection
 
     @property
     def connection(self) -> Connection:
