@@ -131,10 +131,14 @@ class Computation:
         return Computed(files, made_by, error)
 
     def _begin(self) -> list[PlannedStep]:
-        """Take of a waypoint the images that are to be kept of its step; returns that step."""
+        """Go on from a waypoint: take the images that are to be kept of its step; returns that step."""
         waypoint, images = self.inputs.waypoint, self.images
         if waypoint is None or images is None:
             return []
+        for key, (stack, path) in self.inputs.kept.items():
+            images.changed.add(key)
+            if self.recorder is not None:
+                self.recorder.found(key, stack, path)
         step = self.program.steps[self.stage.steps[waypoint.step]]
         if step.keep_as is not None:
             self.kept[step.keep_as] = {key: images.get(*key).array for key in images.keys(made_channels(step))}

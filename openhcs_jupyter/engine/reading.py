@@ -65,8 +65,8 @@ class UnitInputs:
         self._opened: dict[int, PixelSource] = {}
         self._ahead: dict[tuple[int, int, str], Stack] = {}
         self._carried: list[tuple[Path, CarriedImages]] | None = None
-        self._kept: dict[Key, Stack] = {}
-        """Stacks of the waypoint."""
+        self.kept: dict[Key, tuple[Stack, Path]] = {}
+        """Stacks of the waypoint, with their files."""
         self._sources = {source.field: source for source in work.sources}
         self.waypoint: Waypoint | None = None
         """Where the unit goes on; None where it starts from its images."""
@@ -141,7 +141,7 @@ class UnitInputs:
                 field = self.work.unit.field
                 for taken in self._needed():
                     for t in range(self._program.size_t):
-                        if (field, t, taken.channel.name) in self._kept:
+                        if (field, t, taken.channel.name) in self.kept:
                             continue
                         stack = self._read(self._sources[field], taken, t)
                         if self._kernels and goes_up(self.steps, taken.channel.name):
@@ -166,7 +166,7 @@ class UnitInputs:
         for opened in self._opened.values():
             opened.close()
         self._ahead.clear()
-        self._kept.clear()
+        self.kept.clear()
 
     def value(self, entry: PlannedInput, field: int | None, t: int | None, channel: str | None) -> Any:
         """Read an output of an earlier stage for one call: a table, or pixels ``(N, Y, X)``; None if it has none."""
@@ -215,12 +215,13 @@ class UnitInputs:
         known = self._channels_at(waypoint)
         try:
             for stack in waypoint.stacks:
-                array = read_array(start.place / stack.file.name)[0]
+                path = start.place / stack.file.name
+                array = read_array(path)[0]
                 _touch(array)
-                self._kept[stack.field, stack.t, stack.channel] = Stack(array, stack.slices)
+                self.kept[stack.field, stack.t, stack.channel] = Stack(array, stack.slices), path
                 self.bytes_read += array.nbytes
         except (OSError, ValueError):
-            self._kept.clear()
+            self.kept.clear()
             return None
         return waypoint if all(stack.channel in known for stack in waypoint.stacks) else None
 
@@ -230,9 +231,9 @@ class UnitInputs:
 
     def _kept_loader(self, channel: str, load: Callable[[int, int], Stack] | None) -> Callable[[int, int], Stack]:
         def kept(field: int, t: int) -> Stack:
-            stack = self._kept.get((field, t, channel))
-            if stack is not None:
-                return stack
+            found = self.kept.get((field, t, channel))
+            if found is not None:
+                return found[0]
             if load is None:
                 raise KeyError(channel)
             return load(field, t)

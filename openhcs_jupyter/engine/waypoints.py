@@ -185,6 +185,7 @@ class Recorder:
         self._stacks: dict[int, list[_Passed]] = {}
         self._shapes: dict[int, tuple[tuple[int, ...], int]] = {}
         self._written: dict[Key, _Written] = {}
+        self._links: dict[str, Path] = {}
         self._count = 0
 
     def timed(self, step: int, seconds: float) -> None:
@@ -194,6 +195,13 @@ class Recorder:
         known = self._keeper.calls.setdefault(step, [0.0, 0.0])
         known[0] += seconds
         known[1] += 1
+
+    def found(self, key: Key, stack: Stack, path: Path) -> None:
+        """Take a stack of the waypoint from which the unit goes on: it is linked rather than written again."""
+        file = f"stack.{self._count}.npy"
+        self._count += 1
+        self._links[file] = path
+        self._written[key] = _Written(weakref.ref(stack.array), file)
 
     def passed(self, position: int, key: Key, stack: Stack) -> None:
         """Take a stack, changed by some step, as it is after the step at a position."""
@@ -259,6 +267,8 @@ class Recorder:
                         own += write_file(target, file)
                     outputs[name] = StoredFile(name, target.stat().st_size)
             names = {passed.file for position in positions for passed in self._stacks.get(position, ())}
+            for name in names & self._links.keys():
+                link(self._links[name], self._partial / name)
             stacks = {name: StoredFile(name, (self._partial / name).stat().st_size) for name in names}
             own += sum(file.size for file in stacks.values())
             manifest = {

@@ -159,6 +159,21 @@ def test_a_step_is_added_at_the_end_and_taken_away_again(bench: Bench, kind: str
     assert not calls(log)
 
 
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_runs_that_go_on_from_runs_that_went_on(bench: Bench, kind: str) -> None:
+    what, log = PIPELINES[kind], bench.folder / "log"
+    end = len(what) - 1
+    bench.done(*steps_of(what, log))
+    bench.done(*steps_of(what, log, end))
+    calls(log)
+    # Behind a last step that itself started from what another run left.
+    longer = [*steps_of(what, log, end), *steps_of([*what, (add, {"save": True})], log)[-1:]]
+    again = bench.done(*longer)
+    if kind != "labels and tables":
+        assert set(calls(log)) == {f"step_{len(what)}"}
+    assert contents(again) == contents(bench.done(*longer, run_options={"force": True}))
+
+
 def ended(started: Run) -> RunStatus:
     started.wait()
     return started.status
