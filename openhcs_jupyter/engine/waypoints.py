@@ -198,6 +198,7 @@ class Recorder:
 
     def found(self, key: Key, stack: Stack, path: Path) -> None:
         """Take a stack of the waypoint from which the unit goes on: it is linked rather than written again."""
+        assert not isinstance(stack.array, OnDevice)  # it is a map of the file
         file = f"stack.{self._count}.npy"
         self._count += 1
         self._links[file] = path
