@@ -57,7 +57,7 @@ class ListeningSource(NetworkSource):
     folder
         Where keys are kept; the user's data folder if left out.
     mapping
-        Map planes of a kernel on the same machine, rather than have them sent.
+        Map planes of a kernel on the same machine; False treats every kernel as if it were on another one.
 
     Raises
     ------

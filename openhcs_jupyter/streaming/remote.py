@@ -52,12 +52,12 @@ class NetworkSource(Source):
     Parameters
     ----------
     mapping
-        Map planes of a kernel on the same machine, rather than have them sent.
+        Map planes of a kernel on the same machine; False treats every kernel as if it were on another one.
     """
 
     def __init__(self, *, mapping: bool = True) -> None:
         self._mapping = mapping
-        self._machine = machine()
+        self._machine = machine() if mapping else ""
         self._board = Board()
         self._near: dict[str, bool] = {}
         self._reader = Reader()
@@ -190,7 +190,7 @@ class RemoteSource(NetworkSource):
     keys
         The viewer's.
     mapping
-        Map planes of a kernel on the same machine, rather than have them sent.
+        Map planes of a kernel on the same machine; False treats every kernel as if it were on another one.
     """
 
     def __init__(
