@@ -130,23 +130,23 @@ class Subscriber:
 
     def take(self, count: int, ahead: int = AHEAD) -> None:
         """Have so many planes sent, some of them asked for ahead."""
-        done, numbers, lock = threading.Semaphore(0), iter(range(count)), threading.Lock()
-
-        def more() -> None:
-            with lock:
-                number = next(numbers, None)
-            if number is not None:
-                self.fetch(number).add_done_callback(arrived)
+        done, lock = threading.Event(), threading.Lock()
+        asked, left = ahead, count
 
         def arrived(future: Any) -> None:
+            nonlocal asked, left
             assert future.result().array.shape == (SIDE, SIDE)
-            done.release()
-            more()
+            with lock:
+                left -= 1
+                number, asked = asked, asked + 1
+            if number < count:
+                self.fetch(number).add_done_callback(arrived)
+            elif left == 0:
+                done.set()
 
-        for _ in range(ahead):
-            more()
-        for _ in range(count):
-            done.acquire()
+        for number in range(ahead):
+            self.fetch(number).add_done_callback(arrived)
+        done.wait()
 
 
 def take_bare(dealer: Any, count: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.processes import SCRATCH, answer, pin_threads
 
 SIDE = 2048
-AHEAD = 4
+AHEAD = 8
 
 
 def camera_plane(seed: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openhcs_jupyter.streaming.board import Board
@@ -23,7 +22,7 @@ def plane_here(board: Board, reader: Reader, request: PlaneRequest) -> Plane:
     """
     view = board.view(request.run)
     ready = board.stack(request.run, request.layer, request.well, request.field)
-    plane = reader.plane(Path(view.folder), ready, request.t, request.z)
+    plane = reader.plane(view.folder, ready, request.t, request.z)
     if request.coarse:
         plane = coarse(plane, kind_of(view, request.layer))
         plane.flags.writeable = False
@@ -39,4 +38,4 @@ def table_here(board: Board, reader: Reader, request: TableRequest) -> pa.Table:
         If it is not there.
     """
     view = board.view(request.run)
-    return reader.table(Path(view.folder), board.table(request.run, request.layer, request.well, request.field))
+    return reader.table(view.folder, board.table(request.run, request.layer, request.well, request.field))

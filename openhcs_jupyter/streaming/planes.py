@@ -26,10 +26,10 @@ class Reader:
     """Reads what announcements tell of; keeps some files mapped. Used by several threads."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[Path, str], Array] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str, str], Array] = OrderedDict()
         self._lock = threading.Lock()
 
-    def plane(self, folder: Path, ready: StackReady, t: int, z: int) -> Array:
+    def plane(self, folder: str, ready: StackReady, t: int, z: int) -> Array:
         """Map a plane ``(Y, X)``, read-only; its pages are in memory.
 
         Raises
@@ -37,25 +37,26 @@ class Reader:
         StreamError
             If it is not there or cannot be read.
         """
-        path = file_in(folder, ready.file)
+        key = (folder, ready.file, ready.version)
         with self._lock:
-            stack = self._open.get((path, ready.version))
+            stack = self._open.get(key)
         if stack is None:
+            path = file_in(folder, ready.file)
             try:
                 stack = open_stack(path)
             except (OSError, ValueError) as error:
                 raise StreamError(f"{path} cannot be read: {error}") from error
             with self._lock:
-                self._open[path, ready.version] = stack
+                self._open[key] = stack
                 while len(self._open) > _KEPT_OPEN:
                     self._open.popitem(last=False)
         if not (0 <= t < stack.shape[0] and 0 <= z < stack.shape[1]):
-            raise StreamError(f"{path.name} has no plane at t {t}, z {z}.")
-        plane = stack[t, z]
+            raise StreamError(f"{ready.file} has no plane at t {t}, z {z}.")
+        plane: Array = stack[t, z]
         fetch_pages(plane)
-        return np.asarray(plane)
+        return plane
 
-    def table(self, folder: Path, ready: TableReady) -> pa.Table:
+    def table(self, folder: str, ready: TableReady) -> pa.Table:
         """Map a table.
 
         Raises
@@ -83,7 +84,7 @@ def kind_of(view: RunView, layer: int) -> LayerKind:
     return view.layers[layer].kind
 
 
-def file_in(folder: Path, file: str) -> Path:
+def file_in(folder: str, file: str) -> Path:
     """Return the path of a run's file.
 
     Raises
@@ -94,7 +95,7 @@ def file_in(folder: Path, file: str) -> Path:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts:
         raise StreamError(f"{file!r} is no file of a run.")
-    return folder / path
+    return Path(folder) / path
 
 
 def open_stack(path: Path) -> Array:
@@ -105,7 +106,7 @@ def open_stack(path: Path) -> Array:
     OSError, ValueError
         If the file is gone, or is no such array.
     """
-    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     if array.ndim != 4:
         raise ValueError(f"{path} holds an array of {array.ndim} dimensions, not 4")
     return array

@@ -10,7 +10,7 @@ _NEW_SHARE = 0.4
 _QUEUE_S = 0.1
 _LEAST_WINDOW = 1 << 19
 _FIRST_WINDOW = 1 << 21
-_MOST_WINDOW = 1 << 25
+_MOST_WINDOW = 1 << 26
 
 
 class LinkRate:

@@ -142,7 +142,8 @@ class NetworkSource(Source):
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)
-        self._waker.wake()
+        if threading.current_thread() is not self._thread:
+            self._waker.wake()
 
     def _is_near(self, run: str) -> bool:
         if not self._mapping:
@@ -161,10 +162,11 @@ class NetworkSource(Source):
         try:
             while not self._end.is_set():
                 ready = dict(self._poller.poll(_TICK_MS))
-                self._waker.clear()
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
+                self._look(ready)
                 while self._orders:
                     self._orders.popleft()()
-                self._look(ready)
                 for session in self._sessions:
                     session.tick()
         finally:

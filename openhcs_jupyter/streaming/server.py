@@ -95,6 +95,7 @@ class StreamServer:
             self._board, self._send, self._waker.wake, name=name, machine=machine(), epoch=self._epoch
         )
         self._runs: dict[Path, tuple[Follower, Iterator[AnyAnnouncement]]] = {}
+        self._look_at = 0.0
         self._thread = threading.Thread(target=self._serve, name="openhcs-stream", daemon=True)
 
     @property
@@ -209,6 +210,7 @@ class StreamServer:
             with suppress(OpenHCSError):  # a run that was removed since
                 follower = Follower(run)
                 self._runs[run] = (follower, iter(()))
+                self._look_at = 0.0
 
     def _call(self, invitation: Invitation) -> None:
         for mark, door in list(self._doors.items()):
@@ -243,7 +245,8 @@ class StreamServer:
             while not self._end.is_set():
                 busy = self._follow()
                 ready = dict(self._poller.poll(0 if busy else int(1000 * self._pause())))
-                self._waker.clear()
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
                 while self._orders:
                     self._orders.popleft()()
                 for mark, door in list(self._doors.items()):
@@ -267,9 +270,10 @@ class StreamServer:
 
     def _follow(self) -> bool:
         """Announce what has happened, for a moment, if somebody watches; tells whether there is more."""
-        if not self._pixels.viewers:
+        now = time.monotonic()
+        if not self._pixels.viewers or now < self._look_at:
             return False
-        end = time.monotonic() + _SLICE_S
+        end = now + _SLICE_S
         for path, (follower, news) in list(self._runs.items()):
             try:
                 for announcement in news:
@@ -280,4 +284,5 @@ class StreamServer:
                 del self._runs[path]  # its folder is gone or damaged; what was announced stays
                 continue
             self._runs[path] = (follower, follower.announcements())
+        self._look_at = now + self._pause()
         return False

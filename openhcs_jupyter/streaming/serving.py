@@ -248,8 +248,18 @@ class PixelServer:
                 return
             heapq.heappop(viewer.waiting)
             viewer.preparing += 1
-            future = self._fetchers.submit(self._preparer(viewer, work), urgency)
-            future.add_done_callback(self._noted(peer, viewer, work))
+            prepare = self._preparer(viewer, work)
+            if self._is_ready_made(viewer, work):
+                self._take_prepared(peer, viewer, work, _done(prepare))
+            else:
+                self._fetchers.submit(prepare, urgency).add_done_callback(self._noted(peer, viewer, work))
+
+    def _is_ready_made(self, viewer: _Viewer, work: _Work) -> bool:
+        """Tell whether a payload is a map of its file, so that no other thread needs to prepare it."""
+        want = work.want
+        return isinstance(want, WantTable) or (
+            not want.coarse and choose_codec(viewer.rate, "image", near=viewer.near) == "raw"
+        )
 
     def _preparer(self, viewer: _Viewer, work: _Work) -> Callable[[], _Payload]:
         rate, near = viewer.rate, viewer.near
@@ -285,11 +295,11 @@ class PixelServer:
         if isinstance(want, WantTable):
             table = self._board.table(want.run, want.layer, want.well, want.field)
             rows = Rows(id=want.id, session=work.session, version=table.version)
-            return _Payload(encode(rows), _file(file_in(Path(view.folder), table.file)), last=True)
+            return _Payload(encode(rows), _file(file_in(view.folder, table.file)), last=True)
         kind = kind_of(view, want.layer)
         if work.plane is None:
             ready = self._board.stack(want.run, want.layer, want.well, want.field)
-            plane = self._reader.plane(Path(view.folder), ready, want.t, want.z)
+            plane = self._reader.plane(view.folder, ready, want.t, want.z)
             work.version = ready.version
             work.plane = coarse(plane, kind) if want.coarse else plane
         plane = work.plane
@@ -315,6 +325,15 @@ class PixelServer:
 
     def _say(self, peer: Peer, message: Message) -> None:
         self._send(peer, (encode(message),))
+
+
+def _done(work: Callable[[], _Payload]) -> Future[_Payload]:
+    future: Future[_Payload] = Future()
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - told to the viewer, as if another thread had done it
+        future.set_exception(error)
+    return future
 
 
 def _file(path: Path) -> Any:

@@ -313,7 +313,7 @@ class Session:
     def _grant(self) -> None:
         window = self._rate.window(near=self.is_near)
         granted = self._received + window
-        if granted - self._granted >= window // 4:
+        if granted - self._granted >= window // 2:
             self._granted = granted
             self._send(Credit(granted=granted, rate=self._rate.value))
 
