@@ -131,11 +131,13 @@ def run_with_display(bench: Bench, core: int, shape: PlateShape, rounds: int) ->
     shown = f"%%openhcs shown --force{_STEPS}"
     quiet = f"%%openhcs quiet --force --quiet{_STEPS}"
     seconds: dict[str, list[float]] = {"shown": [], "quiet": []}
-    with bench.notebook([prepare, shown, quiet, "print(spent[-3] - spent[-4])"]) as notebook:
+    with bench.notebook([prepare, shown, quiet, "print(spent[-2] - spent[-3])"]) as notebook:
         notebook.run_to_end(0)
         for number in range(rounds + 1):
             for index, name in ((1, "shown"), (2, "quiet")):
-                notebook.run_to_end(index)
+                ended = notebook.run_to_end(index)
+                if "done, " not in ended.inner_text():
+                    raise RuntimeError(f"the run failed: {ended.inner_text()[-500:]}")
                 told = notebook.run_to_end(3).locator(".jp-OutputArea-output").inner_text()
                 if number:
                     seconds[name].append(float(told))
