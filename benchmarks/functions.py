@@ -71,6 +71,8 @@ def main() -> None:
     material = Material.of(SCRATCH / "plates" / "functions")
     chosen = [pipeline_case(material), *cases(material)]
     lacking = set(functions.__all__) - {case.name for case in chosen}
+    # Adapters of other packages have nothing to be compared with.
+    lacking -= {"segment_cellpose", "segment_stardist"}
     assert not lacking, f"not compared: {', '.join(sorted(lacking))}"
     if arguments.only:
         chosen = [case for case in chosen if case.name == arguments.only]

@@ -16,6 +16,7 @@ from openhcs_jupyter.functions.geometry import bin_pixels, crop
 from openhcs_jupyter.functions.illumination import IlluminationEstimate, correct_illumination
 from openhcs_jupyter.functions.masks import label_objects, mask_with
 from openhcs_jupyter.functions.measurement import count_objects, measure_objects
+from openhcs_jupyter.functions.models import segment_cellpose, segment_stardist
 from openhcs_jupyter.functions.neurites import measure_neurites, trace_neurites
 from openhcs_jupyter.functions.normalize import PlatePercentiles, normalize_with, percentile_normalize
 from openhcs_jupyter.functions.plate import robust_z_scores, z_prime
@@ -65,8 +66,10 @@ __all__ = [
     "register_channels",
     "register_frames",
     "robust_z_scores",
+    "segment_cellpose",
     "segment_cells",
     "segment_nuclei",
+    "segment_stardist",
     "sharpen",
     "side_projection",
     "stitch",

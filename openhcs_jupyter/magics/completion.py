@@ -123,6 +123,7 @@ _POSITIONALS = {
     "plan": ("runs",),
     "view": ("runs",),
     "config": ("settings",),
+    "functions": ("functions",),
     "help": ("topics",),
 }
 
@@ -135,6 +136,10 @@ def _values(state: State, kind: str, words: list[str]) -> list[str]:
         return _of_plate(state, kind, words)
     if kind == "runs":
         return state.run_names()
+    if kind == "functions":
+        from openhcs_jupyter import functions
+
+        return list(functions.__all__)
     if kind == "topics":
         from openhcs_jupyter.magics.line import line_parser, sub_parsers
 

@@ -79,6 +79,8 @@ def line_parser() -> OptionParser:
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear what is kept to save time.")
     add_cache_options(cache)
     add("gpus", _gpus, "Show the GPUs of this machine.")
+    functions = add("functions", _functions, "List the standard functions, or show the help of one.")
+    functions.add_argument("search", nargs="?", metavar="SEARCH", help="a name, or a part of a name or description")
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME", help="of the setting")
     config.add_argument("value", nargs="?", metavar="VALUE", help="kept in the user's settings file")
@@ -245,6 +247,12 @@ async def _gpus(state: State, arguments: argparse.Namespace, pause: Pause) -> No
     from openhcs_jupyter.topology import discover
 
     show(gpus_view(discover()))
+
+
+async def _functions(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.magics.functions_view import functions_view
+
+    show(functions_view(arguments.search))
 
 
 async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001

@@ -14,6 +14,7 @@ import pytest
 from openhcs_jupyter import functions
 from openhcs_jupyter.pipeline.contracts import contract_of
 from tests.functions.images import disks
+from tests.functions.test_models import StandIn
 
 ALL = [getattr(functions, name) for name in functions.__all__]
 OF_IMAGES = [function for function in ALL if contract_of(function).kind == "image"]
@@ -22,6 +23,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "crop": {"y": 0, "x": 0, "height": 128, "width": 128},
     "normalize_with": {"limits": pd.DataFrame({"low": [10.0], "high": [100.0]})},
     "stitch": {"positions": pd.DataFrame({"y": [0, 0], "x": [0, 0]})},
+    "segment_cellpose": {"model": StandIn()},
+    "segment_stardist": {"model": StandIn()},
     "mask_with": {"labels": np.ones((128, 128), np.int32)},
     "bin_pixels": {"factor": 1},
     "segment_cells": {"nuclei": (disks([(30, 30)]) > 1000).astype(np.int32)},
