@@ -115,7 +115,9 @@ def places(m: Material) -> list[Case]:
             1,
             "skimage.registration, numpy.linalg.lstsq",
         ),
-        Case("stitch", lambda: f.stitch(m.fields, positions), laid, mosaics, 3, "scipy.ndimage.shift, numpy"),
+        Case(
+            "stitch", lambda: f.stitch(m.fields, positions, trim=False), laid, mosaics, 3, "scipy.ndimage.shift, numpy"
+        ),
     ]
 
 

@@ -141,7 +141,7 @@ def find_shift(fixed: Stack, moving: Stack, max_shift: float) -> Shift:
     limits = [min(int(max_shift / factor), (side - 1) // 2) for side in here.shape]
     if any(plane.min() == plane.max() for plane in (here, there)):
         return Shift(0.0, 0.0, 0.0)
-    y, x = _whole_pixels(here, there, limits)
+    y, x = _peaks(here, there, limits, 1)[0]
     first, second = _common(here, there, y, x)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
     try:
@@ -170,7 +170,25 @@ def _shrunk(plane: Stack, factor: int) -> NDArray[np.float32]:
     return means
 
 
-def _whole_pixels(fixed: NDArray[np.float32], moving: NDArray[np.float32], limits: list[int]) -> tuple[int, int]:
+def likely_shifts(fixed: Stack, moving: Stack, max_shift: float, count: int) -> list[tuple[int, int]]:
+    """Return the whole pixels, along y and x, by which one plane most likely must be shifted to lie over another.
+
+    Parameters
+    ----------
+    fixed, moving, max_shift
+        As of `find_shift`.
+    count
+        How many are wanted, the likeliest first; fewer where there are no more.
+    """
+    factor = -(-max(fixed.shape) // _LARGEST)
+    here, there = _shrunk(fixed, factor), _shrunk(moving, factor)
+    limits = [min(int(max_shift / factor), (side - 1) // 2) for side in here.shape]
+    return [(factor * y, factor * x) for y, x in _peaks(here, there, limits, count)]
+
+
+def _peaks(
+    fixed: NDArray[np.float32], moving: NDArray[np.float32], limits: list[int], count: int
+) -> list[tuple[int, int]]:
     from scipy import fft
 
     window = _hann(fixed.shape[0])[:, None] * _hann(fixed.shape[1])
@@ -186,8 +204,15 @@ def _whole_pixels(fixed: NDArray[np.float32], moving: NDArray[np.float32], limit
     correlation = fft.irfft2(cross, shape)
     # Negative places wrap around, as the correlation does.
     near = correlation[np.ix_(*(np.arange(-limit, limit + 1) for limit in limits))]
-    top = np.unravel_index(int(np.argmax(near)), near.shape)
-    return int(top[0]) - limits[0], int(top[1]) - limits[1]
+    found = []
+    for _ in range(min(count, near.size)):
+        y, x = map(int, np.unravel_index(int(np.argmax(near)), near.shape))
+        if near[y, x] == -np.inf:
+            break
+        found.append((y - limits[0], x - limits[1]))
+        # What is beside a peak is of the same.
+        near[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = -np.inf
+    return found
 
 
 def _hann(length: int) -> NDArray[np.float32]:

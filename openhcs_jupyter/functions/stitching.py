@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, to_type
-from openhcs_jupyter.functions.registration import find_shift, shift_plane
+from openhcs_jupyter.functions.registration import find_shift, likely_shifts, shift_plane
 from openhcs_jupyter.pipeline.contracts import Context, image, measure
 
 if TYPE_CHECKING:
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 _LEAST_OVERLAP = 8
 """Pixels that two fields must share along each axis to be compared."""
-_DOUBTED_PX = 1.0
+_CANDIDATES = 6
+"""How many likely shifts of two fields are looked at."""
+_FINE_PX = 3.0
+_DOUBTED_PX = 0.3
 """A pair of fields that lies so far from where all others want it counts half."""
+_RAGGED = 4
+"""Up to this part of a field's side the border of a mosaic counts as ragged."""
 _STAGE_WEIGHT = 1e-4
 _LARGEST_MOSAIC = 4.0
 """Times the pixels of all fields: beyond it the stage positions are not those of one well."""
@@ -31,15 +36,15 @@ class _Link(NamedTuple):
     second: int
     y: float
     x: float
-    weight: float
+    correlation: float
 
 
 @measure(stack="field", need=3.0)
 def field_positions(
     stack: Stack,
     refine: bool = True,
-    max_shift: float = 20.0,
-    min_correlation: float = 0.3,
+    max_shift: float = 30.0,
+    min_correlation: float = 0.4,
     grid: tuple[int, int] | None = None,
     overlap: float = 0.1,
     context: Context | None = None,
@@ -80,8 +85,9 @@ def field_positions(
 
     Notes
     -----
-    Each two fields that overlap are compared by `find_shift` of the module ``registration``. The places are those of
-    least squares over all pairs, in which pairs that contradict the others lose their weight (Cauchy's).
+    Of each two fields that overlap, phase correlation names the likeliest shifts, as in `register_channels`; the one in
+    which all that both fields show fits best is made exact. The places are those of least squares over all pairs, in
+    which pairs that contradict the others lose their weight (Cauchy's).
     """
     import pandas as pd
 
@@ -108,7 +114,11 @@ def field_positions(
 
 @image(stack="field", depth="one", dtype="same", need=9.0)
 def stitch(
-    stack: Stack, positions: pd.DataFrame, blend: Literal["linear", "none"] = "linear", context: Context | None = None
+    stack: Stack,
+    positions: pd.DataFrame,
+    blend: Literal["linear", "none"] = "linear",
+    trim: bool = True,
+    context: Context | None = None,
 ) -> Stack:
     """Lay the fields of a well side by side in one mosaic.
 
@@ -122,6 +132,9 @@ def stitch(
     blend
         ``"linear"`` goes over from one field to the next across their overlap; ``"none"`` lets the later field cover
         the earlier ones, so that every pixel is that of one field.
+    trim
+        Leave out the ragged border that fields do not reach all alike; False keeps all, and the mosaic's first pixel is
+        that of `positions`.
     context
         Numbers of the fields.
 
@@ -160,7 +173,19 @@ def stitch(
     for plane, place, start in zip(stack, places, starts, strict=True):
         _lay(plane, place - start, total[start[0] :, start[1] :], weights[start[0] :, start[1] :], blend)
     np.divide(total, weights, out=total, where=weights > 0)
+    if trim:
+        rows, columns = (_reached(weights > 0, axis, stack.shape[1 + axis]) for axis in (0, 1))
+        total = np.ascontiguousarray(total[rows, columns])
     return to_type(total, stack.dtype)[None]
+
+
+def _reached(covered: NDArray[np.bool_], axis: int, side: int) -> slice:
+    """Return the rows, or columns, between the ragged ends of a mosaic of fields that have this side."""
+    counts = covered.sum(axis=1 - axis)
+    end = max(1, side // _RAGGED)
+    first = int(np.argmax(counts[:end]))
+    last = len(counts) - int(np.argmax(counts[::-1][:end]))
+    return slice(first, last)
 
 
 def _lay(plane: Stack, fraction: NDArray[np.float64], total: Stack, weights: Stack, blend: str) -> None:
@@ -229,16 +254,45 @@ def _links(stack: Stack, stage: NDArray[np.float64], max_shift: float, min_corre
             # Fields that meet at a corner share too little to go by.
             if (shared < _LEAST_OVERLAP).any() or (shared < size / 2).all():
                 continue
-            at_first, at_second = np.maximum(offset, 0), np.maximum(-offset, 0)
-            parts = [
-                plane[start[0] : start[0] + shared[0], start[1] : start[1] + shared[1]]
-                for plane, start in ((stack[first], at_first), (stack[second], at_second))
-            ]
-            shift = find_shift(parts[0], parts[1], max_shift)
-            if shift.correlation >= max(min_correlation, 1e-9):
-                y, x = offset + np.array([shift.y, shift.x])
-                found.append(_Link(first, second, float(y), float(x), shift.correlation**2))
+            link = _compared(stack, first, second, offset, max_shift)
+            if link is not None and link.correlation >= max(min_correlation, 1e-9):
+                found.append(link)
     return found
+
+
+def _compared(stack: Stack, first: int, second: int, offset: NDArray[np.int64], max_shift: float) -> _Link | None:
+    """Find how far two fields lie apart, from where the stage says on."""
+    best, likeliest = offset, -np.inf
+    for shift in likely_shifts(*_shared(stack, first, second, offset), max_shift, _CANDIDATES):
+        # A cell here may look like another one there: all that both fields show must fit.
+        moved = offset + np.array(shift)
+        parts = _shared(stack, first, second, moved)
+        if min(parts[0].shape) < _LEAST_OVERLAP:
+            continue
+        similar = _similarity(*parts)
+        if similar > likeliest:
+            best, likeliest = moved, similar
+    if likeliest == -np.inf:
+        return None
+    shift = find_shift(*_shared(stack, first, second, best), min(max_shift, _FINE_PX))
+    return _Link(first, second, float(best[0] + shift.y), float(best[1] + shift.x), shift.correlation)
+
+
+def _shared(stack: Stack, first: int, second: int, offset: NDArray[np.int64]) -> tuple[Stack, Stack]:
+    """Return what two fields share if the second starts so many pixels behind the first."""
+    shared = np.maximum(np.array(stack.shape[1:]) - np.abs(offset), 0)
+    parts = []
+    for index, start in ((first, np.maximum(offset, 0)), (second, np.maximum(-offset, 0))):
+        parts.append(stack[index, start[0] : start[0] + shared[0], start[1] : start[1] + shared[1]])
+    return parts[0], parts[1]
+
+
+def _similarity(one: Stack, other: Stack) -> float:
+    """Return the correlation of two planes; 0 where one is constant."""
+    a, b = one.astype(np.float32).ravel(), other.astype(np.float32).ravel()
+    a, b = a - a.mean(), b - b.mean()
+    power = float(np.dot(a, a)) * float(np.dot(b, b))
+    return float(np.dot(a, b)) / power**0.5 if power > 0 else 0.0
 
 
 def _solved(stage: NDArray[np.float64], links: list[_Link]) -> NDArray[np.float64]:
@@ -248,13 +302,13 @@ def _solved(stage: NDArray[np.float64], links: list[_Link]) -> NDArray[np.float6
     count = len(stage)
     ends = np.array([(link.first, link.second) for link in links])
     wanted = np.array([(link.y, link.x) for link in links])
-    trust = np.array([link.weight for link in links])
+    trust = np.array([link.correlation for link in links]) ** 2
     differences = np.zeros((len(links), count))
     differences[np.arange(len(links)), ends[:, 1]] = 1
     differences[np.arange(len(links)), ends[:, 0]] = -1
     places = stage.copy()
     weights = trust
-    for _ in range(20):
+    for _ in range(50):
         rows = np.concatenate([differences * np.sqrt(weights)[:, None], np.sqrt(_STAGE_WEIGHT) * np.eye(count)])
         values = np.concatenate([wanted * np.sqrt(weights)[:, None], np.sqrt(_STAGE_WEIGHT) * stage])
         places = np.linalg.lstsq(rows, values, rcond=None)[0]
