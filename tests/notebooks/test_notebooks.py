@@ -34,18 +34,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
-def executed(notebook: Path, environment: dict[str, str], folder: Path) -> str:
-    """Execute a notebook as a batch does; returns its HTML."""
+def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute"]
     command += ["--KernelManager.transport_encryption=auto", "--ExecutePreprocessor.kernel_name=openhcs"]
-    command += ["--output-dir", str(folder), str(notebook)]
+    command += ["--output-dir", str(tmp_path), str(_QUICKSTART)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    return (folder / f"{notebook.stem}.html").read_text()
-
-
-def test_the_quickstart_runs_and_names_its_results(environment: dict[str, str], tmp_path: Path) -> None:
-    html = executed(_QUICKSTART, environment, tmp_path)
+    html = (tmp_path / "01_quickstart.html").read_text()
     assert html.count("data:image/png;base64,") >= 2
     match = re.search(r"Results: (/[^<\s]+)", html)
     assert match is not None
@@ -122,11 +117,13 @@ def test_a_batch_takes_other_parameters_and_leaves_tables(environment: dict[str,
     outputs = [out for cell in nbformat.read(tmp_path / "report.ipynb", 4).cells for out in cell.get("outputs", [])]
     assert any("Z' of GFP" in out.get("text", "") for out in outputs)
     assert sum("image/png" in out.get("data", {}) for out in outputs) == 3
+
+
 def test_fields_are_stitched_and_neurites_traced(environment: dict[str, str], tmp_path: Path) -> None:
     # The notebook's plate lies in a folder for temporary files.
-    html = executed(_NOTEBOOKS / "06_stitching_and_neurites.ipynb", environment | {"TMPDIR": str(tmp_path)}, tmp_path)
-    assert html.count("data:image/png;base64,") >= 3
-    told = re.search(r"as found': '([\d.]+) pixels", html)
+    page = _page(environment, tmp_path, "06_stitching_and_neurites", TMPDIR=str(tmp_path))
+    assert page.count(_FIGURE) == 3
+    told = re.search(r"as found': '([\d.]+) pixels", page)
     assert told is not None
     assert float(told[1]) < 0.5
 
