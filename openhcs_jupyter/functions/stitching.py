@@ -274,8 +274,8 @@ def _compared(stack: Stack, first: int, second: int, offset: NDArray[np.int64], 
             best, likeliest = moved, similar
     if likeliest == -np.inf:
         return None
-    shift = find_shift(*_shared(stack, first, second, best), min(max_shift, _FINE_PX))
-    return _Link(first, second, float(best[0] + shift.y), float(best[1] + shift.x), shift.correlation)
+    fine = find_shift(*_shared(stack, first, second, best), min(max_shift, _FINE_PX))
+    return _Link(first, second, float(best[0] + fine.y), float(best[1] + fine.x), fine.correlation)
 
 
 def _shared(stack: Stack, first: int, second: int, offset: NDArray[np.int64]) -> tuple[Stack, Stack]:
