@@ -33,6 +33,35 @@ $(VENV)/.with-%: $(VENV)/pyvenv.cfg pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@touch $@
 
+# Wheels of Ice that `make ice-wheel` built; pip looks there, and where PIP_FIND_LINKS says.
+WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openhcs-jupyter/wheels
+# A wheel or nothing: building Ice takes minutes, and fails without its mends.
+PIP_ICE := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary zeroc-ice --find-links $(WHEELS)
+
+.PHONY: ice-wheel
+ice-wheel: $(VENV)/pyvenv.cfg ## Build Ice for OMERO's client once, into your cache (5-10 minutes)
+	@mkdir -p $(WHEELS)
+	@if $(PIP_ICE) --dry-run --no-deps 'zeroc-ice>=3.6.5,<3.7' >/dev/null 2>&1; then \
+	    echo "pip finds a wheel of Ice already: nothing to build."; \
+	else \
+	    $(BIN)/python deploy/ice_wheel.py $(WHEELS); \
+	fi
+
+# The tests of OMERO run where pip finds a wheel of Ice; elsewhere they are skipped, and this says how to get one.
+.PHONY: omero-client
+omero-client: $(VENV)/.with-dev
+	@mkdir -p $(WHEELS); \
+	stamp=$(VENV)/.with-omero-test; \
+	if [ $$stamp -nt pyproject.toml ] && [ $$stamp -nt $(VENV)/.with-dev ]; then exit 0; fi; \
+	if $(PIP_ICE) --dry-run --no-deps 'zeroc-ice>=3.6.5,<3.7' >/dev/null 2>&1; then \
+	    echo "Installing openhcs-jupyter[omero-test] into $(VENV) ..."; \
+	    $(PIP_ICE) --editable ".[omero-test]"; \
+	    touch $$stamp; \
+	else \
+	    echo "Tests of OMERO are skipped: pip finds no wheel of Ice for this Python. To run them too: make ice-wheel" >&2; \
+	    echo "(5-10 minutes, once), or name the folder of a prebuilt one in PIP_FIND_LINKS; docs/omero.md says where." >&2; \
+	fi
+
 .PHONY: kernelspec
 kernelspec: $(VENV)/.with-notebook
 	@$(BIN)/openhcs-jupyter install --prefix "$(CURDIR)/$(VENV)"
@@ -79,11 +108,11 @@ lint: $(VENV)/.with-dev ## Check style, types, the floors of the house, spelling
 	exit $$status
 
 .PHONY: test
-test: system-packages $(VENV)/.with-dev ## Check everything and run all tests
+test: system-packages omero-client ## Check everything and run all tests
 	@status=0; $(MAKE) --no-print-directory lint || status=1; $(BIN)/python -m pytest || status=1; exit $$status
 
 .PHONY: bench
-bench: $(VENV)/.with-dev ## Run all benchmarks; each ends with a line of JSON
+bench: omero-client ## Run all benchmarks; each ends with a line of JSON
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 .PHONY: docs
