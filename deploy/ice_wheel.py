@@ -25,8 +25,7 @@ MENDS = {
     # The thread's state became opaque; the function returns a new reference.
     "src/Util.cpp": (
         "PyFrameObject *f = PyThreadState_GET()->frame;",
-        "PyObjectHandle frame = reinterpret_cast<PyObject*>(PyThreadState_GetFrame(PyThreadState_Get()));\n"
-        "    PyObject *f = frame.get();",
+        "PyObjectHandle frame = (PyObject*)PyThreadState_GetFrame(PyThreadState_Get()); PyObject *f = frame.get();",
     ),
 }
 
