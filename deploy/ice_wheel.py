@@ -1,8 +1,8 @@
-"""Builds the wheel of ZeroC Ice 3.6 that omero-py needs on Python 3.11 and newer: ``python deploy/ice_wheel.py FOLDER``.
+"""Builds the wheel of Ice 3.6 that omero-py needs on Python 3.11 and newer: ``python deploy/ice_wheel.py FOLDER``.
 
-PyPI has only its source, which stops building at Python 3.11 in two places; both are mended here. The builder needs a C++
-compiler and the headers of Python, OpenSSL and bzip2 (Debian: g++ python3-dev libssl-dev libbz2-dev), and takes five to
-ten minutes of one core.
+PyPI has only its source, which stops building at Python 3.11 in two places; both are mended here. It takes a C++
+compiler, the headers of Python, OpenSSL and bzip2 (Debian: g++ python3-dev libssl-dev libbz2-dev), and five to ten
+minutes of one core.
 """
 
 from __future__ import annotations
