@@ -18,6 +18,7 @@ from openhcs_jupyter.magics.options import (
     OptionParser,
     add_cache_options,
     add_import_options,
+    add_results_options,
     add_run_options,
     run_options,
 )
@@ -100,11 +101,14 @@ def _parser() -> OptionParser:
     for name, handler, text in (
         ("status", _status, "Show a run: how far it is, or what it left."),
         ("cancel", _cancel, "Stop a run, also one of another process; what is finished is kept."),
-        ("results", _results, "Show what a run made and where it is."),
         ("plan", _plan, "Show the plan of a run."),
     ):
         command = add(name, handler, text, repository=True)
         command.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+    results = add(
+        "results", _results, "Show what a run made and where it is, or delete what it saved.", repository=True
+    )
+    add_results_options(results)
     viewer = add("viewer", _viewer, "Open a window that shows runs as they go on, or one that has ended.")
     viewer.add_argument(
         "source",
@@ -214,7 +218,11 @@ def _results(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.magics.views import results_view
 
     with _connect(arguments) as repository:
-        return _show(results_view(find_run(repository, arguments.run)))
+        run = find_run(repository, arguments.run)
+        if arguments.delete:
+            sys.stdout.write(f"{repository.delete_results(run.id)}\n")
+            return 0
+        return _show(results_view(run))
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -50,7 +50,8 @@ _SPARE_BYTES = 32 << 20
 def serve(control: socket.socket) -> NoReturn:
     """Fork and end workers until the other side closes `control`."""
     _import(_PRELOAD)
-    control.sendall(ANSWER.pack(0))
+    with suppress(OSError):  # who started it has ended already, and so does this
+        control.sendall(ANSWER.pack(0))
     _Server(control).run()
     os._exit(0)
 

@@ -22,6 +22,7 @@ from openhcs_jupyter.magics.options import (
     OptionParser,
     add_cache_options,
     add_import_options,
+    add_results_options,
     add_run_options,
     cell_parser,
     run_options,
@@ -66,11 +67,12 @@ def line_parser() -> OptionParser:
         ("status", _status, "Show a run: how far it is, or what it left."),
         ("attach", _attach, "Follow a run until it ends; an interrupt leaves it running."),
         ("cancel", _cancel, "Stop a run; what is finished is kept."),
-        ("results", _results, "Show what a run made and where it is."),
         ("plan", _plan, "Show the plan of a run or of the last --dry-run."),
     ):
         command = add(name, handler, text)
         command.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    results = add("results", _results, "Show what a run made and where it is, or delete what it saved.")
+    add_results_options(results)
     view = add("view", _view, "Show a run in napari, here or on another machine.")
     what = "variable, name or id, or the line of a listening viewer; left out, the last one"
     view.add_argument("run", nargs="?", metavar="RUN", help=what)
@@ -211,6 +213,9 @@ async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 
 async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     run = state.run(arguments.run)
+    if arguments.delete:
+        sys.stdout.write(f"{state.repository.delete_results(run.id)}\n")
+        return
     show(views.results_view(run, state.sources.get(run.id)))
 
 

@@ -227,6 +227,12 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_results_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``%openhcs results`` takes."""
+    parser.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    parser.add_argument("--delete", action="store_true", help="delete what the run saved in the repository, no more")
+
+
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
     """Add what stands behind ``cache``."""
     parser.add_argument(

@@ -181,6 +181,26 @@ class Repository(ABC):
         """Return the writer of a run's results; the same record gives the same place in every process."""
 
     @abstractmethod
+    def delete_results(self, run: str) -> str:
+        """Delete what a run has saved, and nothing else.
+
+        Parameters
+        ----------
+        run
+            The run's id.
+
+        Returns
+        -------
+        str
+            What was deleted, for people.
+
+        Raises
+        ------
+        RepositoryError
+            If something of it may not be deleted.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Release connections."""
 

@@ -173,6 +173,15 @@ class EmbeddedRepository(Repository):
 
         return OmeZarrWriter(self.results_folder / record.id, record)
 
+    def delete_results(self, run: str) -> str:
+        """Delete the folder of a run's saved results."""
+        from openhcs_jupyter.repository.embedded.results import OmeZarrWriter
+
+        folder = self.results_folder / run
+        there = folder.exists()
+        OmeZarrWriter.delete(folder)
+        return f"{folder} was deleted." if there else f"Run {run} has no saved results in {self.results_folder}."
+
     def import_plate(
         self,
         folder: str | Path,

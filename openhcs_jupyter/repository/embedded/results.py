@@ -105,6 +105,17 @@ class OmeZarrWriter(ResultWriter):
         self._replaced = beside(folder, "replaced")
         self._task: _Task | None = None
 
+    @staticmethod
+    def delete(folder: Path) -> None:
+        """Delete results that were published, and what was gathered of them."""
+        if folder.exists():
+            away = beside(folder, "replaced")
+            remove(away)
+            folder.rename(away)  # gone in one step, so that half of it is never taken for the whole
+            (away / INDEX).unlink(missing_ok=True)
+        for place in ("replaced", "partial"):
+            remove(beside(folder, place))
+
     def begin(self, results: Sequence[ResultSpec], channels: Sequence[Channel], rows: int, columns: int) -> None:
         """Make the folder where the results are gathered.
 

@@ -159,6 +159,13 @@ class OmeroRepository(Repository):
 
         return OmeroWriter(self, record)
 
+    def delete_results(self, run: str) -> str:
+        """Delete from the server exactly what a run has made."""
+        from openhcs_jupyter.repository.omero.results import delete_results
+
+        deleted = ", ".join(f"{count} {kind}" for kind, count in delete_results(self, run).items())
+        return f"Deleted of run {run}: {deleted}." if deleted else f"Run {run} has made nothing in {self.uri}."
+
     def places_of(self, plate: int) -> dict[int, Place]:
         """Return where the images of a plate that was loaded are, by image id."""
         path = self._places_file / f"{plate}.msgpack"

@@ -1,0 +1,80 @@
+"""A person at a notebook, on a plate of OMERO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
+
+from tests.jupyter import TIMEOUT_S, Kernel, install_kernelspec, kernel
+from tests.omero.lab import Lab
+from tests.omero_standin.sample import PASSWORDS
+
+CELL = """%%openhcs spots --plate acquired --save
+from openhcs_jupyter.functions import max_projection, gaussian_blur
+pipeline_steps = [Step(max_projection, save=True, name="mip"), Step(gaussian_blur, channel="DAPI")]
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("omero"))
+    with made.server:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    folder = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        install_kernelspec(folder / "prefix")
+        patch.setenv("JUPYTER_PATH", str(folder / "prefix" / "share" / "jupyter"))
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.setenv("JUPYTER_CONFIG_DIR", str(folder / "config"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.delenv("OPENHCS_BATCH", raising=False)
+        with kernel(folder / "data", folder) as running:
+            yield running
+
+
+def test_the_password_is_asked_once_and_shown_nowhere(lab: Lab, notebook: Kernel) -> None:
+    request = notebook.send(f"%openhcs connect {lab.uri('ada')}", batch=False)
+    asked = notebook.client.get_stdin_msg(timeout=TIMEOUT_S)
+    assert (asked["content"]["prompt"], asked["content"]["password"]) == ("Password of ada: ", True)
+    notebook.client.input(PASSWORDS["ada"])
+    told = notebook.collect(request)
+    assert not told.error
+    assert "acquired" in told.text
+    assert PASSWORDS["ada"] not in told.text + told.html
+    again = notebook.run(f"%openhcs connect {lab.uri('ada')}")
+    assert not again.error
+    assert "drawn" in again.text
+
+
+def test_a_cell_runs_on_a_plate_by_its_name_and_its_results_are_in_omero(lab: Lab, notebook: Kernel) -> None:
+    done = notebook.run(CELL)
+    assert not done.error, done.error
+    assert "done" in done.text
+    listed = notebook.run("%openhcs plates")
+    assert "acquired spots mip" in listed.text
+
+
+def test_the_results_of_a_run_are_deleted(lab: Lab, notebook: Kernel) -> None:
+    told = notebook.run("%openhcs results spots --delete")
+    assert "1 Plate" in told.text
+    assert "acquired spots mip" not in notebook.run("%openhcs plates").text
+
+
+def test_a_batch_joins_the_session_and_never_asks(lab: Lab, notebook: Kernel) -> None:
+    told = notebook.run(f"%openhcs connect {lab.uri('grace')}")
+    assert "There is no session" in told.error
+
+
+def test_the_keys_are_in_no_file_that_others_read(notebook: Kernel, tmp_path_factory: pytest.TempPathFactory) -> None:
+    kept = [path for path in Path(tmp_path_factory.getbasetemp()).rglob("*_ada.json") if path.is_file()]
+    assert kept
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
