@@ -106,7 +106,7 @@ def test_every_package_that_is_imported_is_declared(wheel: Path) -> None:
                 modules.add(node.module.partition(".")[0])
     modules -= {*sys.stdlib_module_names, "openhcs_jupyter"}
     requirements = [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
-    extras = [{"extra": name} for name in ("", "dask", "gpu", "notebook", "omero", "viewer")]
+    extras = [{"extra": name} for name in ("", "cellpose", "dask", "gpu", "notebook", "omero", "stardist", "viewer")]
     declared = {
         canonicalize_name(one.name)
         for one in requirements
@@ -115,6 +115,7 @@ def test_every_package_that_is_imported_is_declared(wheel: Path) -> None:
     # What is not installed everywhere, and what does not say which modules it brings.
     providers = packages_distributions() | {
         "Glacier2": ["zeroc-ice"], "Ice": ["zeroc-ice"], "omero": ["omero-py"], "cupy": ["cupy-cuda12x"],
+        "cellpose": ["cellpose"], "stardist": ["stardist"],
     }  # fmt: skip
     modules -= {"dask_cuda"}  # asked for by name on clusters that have it
     undeclared = {
