@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT := demo-output
 NOTEBOOK := notebooks/01_quickstart.ipynb
-BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu viewer widgets
+BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming viewer widgets
 
 .PHONY: help
 help: ## Say what there is
@@ -86,6 +86,8 @@ system-packages:
 	{ command -v fc-list >/dev/null && fc-list | grep -q .; } || missing+=(fontconfig fonts-dejavu-core); \
 	{ command -v Xvfb && ldconfig -p | grep -q libxcb-cursor && ldconfig -p | grep -q libEGL; } >/dev/null \
 	    || missing+=($(WINDOW_PACKAGES)); \
+	command -v tc >/dev/null || missing+=(iproute2); \
+	command -v sshd >/dev/null || test -x /usr/sbin/sshd || missing+=(openssh-server); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then as_root=(env); elif sudo -n true 2>/dev/null; then as_root=(sudo -n env); else as_root=(); fi; \
 	if [ $${#as_root[@]} -gt 0 ] && command -v apt-get >/dev/null; then \

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -241,7 +243,8 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
             name: opened.enter_context(program("watch", runners[name].first["file"])) for name in ("viewer", "stopped")
         }
         for repeat in range(repeats + 1):
-            for name in _turned(list(seconds), repeat):
+            for name in random.Random(repeat).sample(list(seconds), len(seconds)):
+                os.sync()
                 stopped = psutil.Process(viewers["stopped"].pid) if name == "stopped" and repeat else None
                 if stopped is not None:
                     os.kill(stopped.pid, signal.SIGSTOP)
@@ -253,6 +256,7 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
                     arrived = viewers[name](run=Path(done["folder"]).name)["arrived"]
                     if name == "viewer" and repeat:
                         waited += _waits(Path(done["folder"]), arrived)
+                shutil.rmtree(done["folder"])
                 if repeat:
                     seconds[name].append(done["seconds"])
                     memory[name].append(peak.bytes)
@@ -269,10 +273,6 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
         "unit_to_pixels_ms_p50": 1e3 * float(np.percentile(waited, 50)),
         "unit_to_pixels_ms_p95": 1e3 * float(np.percentile(waited, 95)),
     }
-
-
-def _turned(names: list[str], by: int) -> list[str]:
-    return names[by % len(names) :] + names[: by % len(names)]
 
 
 def _waits(folder: Path, arrived: list[list[float]]) -> Iterator[float]:
@@ -350,8 +350,8 @@ def main() -> None:
         if options.only in (None, "openhcs"):
             figures |= against_openhcs(place, folder, 2 if options.quick else 5, repeats)
         if options.only in (None, "run"):
-            shape = PlateShape(wells=2 if options.quick else 12, sites=4, channels=2, z=1, size=1080)
-            figures |= beside_a_run(shape, repeats)
+            shape = PlateShape(wells=2 if options.quick else 24, sites=4, channels=2, z=1, size=1080)
+            figures |= beside_a_run(shape, repeats + 2)
         if options.only in (None, "link"):
             if can_make_networks():
                 figures |= over_a_slow_link(place, folder, repeats)

@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stream_host: str = "127.0.0.1"
     """Address at which kernels wait for viewers; anything but the loopback lets other machines come, with a key."""
     stream_port: int = 0
-    """Port at which they wait; 0 takes a free one."""
+    """Port at which they wait; announcements use the next one; 0 takes free ones."""
     omero_binary_repository: str = ""
     """OMERO's data directory, where this account may read it, so that pixels are read in place."""
     scheduler: str = ""
