@@ -132,3 +132,42 @@ class TestInPlace:
                 direct.open(image)
         finally:
             path.write_bytes(whole)
+
+    def test_imported_files_are_read_where_they_lie(self, lab: Lab, direct: OmeroRepository) -> None:
+        number, made = lab.imported
+        plate = direct.plate(number)
+        lab.server.ask(calls=True)
+        for well, field in plate.fields():
+            with direct.open(field.images[0]) as source:
+                np.testing.assert_array_equal(source.plane(0, 1, 2), made.plane(well.name, field.number, 1, 2))
+        assert not [call for call in lab.server.ask(calls=True)["calls"] if call.startswith("RawPixels")]
+
+    def test_files_that_are_not_what_the_server_gives_are_not_trusted(self, lab: Lab, direct: OmeroRepository) -> None:
+        number, made = lab.imported
+        file = made.file("A01", 1, 0, 0)
+        whole = file.read_bytes()
+        real = direct.plate(number)
+        server = direct._places[real.wells[0].fields[0].images[0].id]
+        assert server.registered is not None
+        other = made.file("B02", 2, 1, 2).read_bytes()
+        side = next((lab.server.binary_repository / "Planes").glob("*.json"))
+        planes = side.read_text()
+        side.write_text(planes.replace("_A01_s1_w1.tif", "_B02_s2_w1.tif"))
+        try:
+            plate = direct.plate(number)
+        finally:
+            side.write_text(planes)
+        assert file.read_bytes() == whole != other
+        place = direct._places[plate.wells[0].fields[0].images[0].id]
+        assert place.registered is None
+        assert "not what the server gives" in place.why
+
+    def test_files_that_are_gone_come_through_the_server(self, lab: Lab, direct: OmeroRepository) -> None:
+        number, made = lab.imported
+        away = made.folder.rename(made.folder.with_name("away"))
+        try:
+            place = direct._places[direct.plate(number).wells[0].fields[0].images[0].id]
+        finally:
+            away.rename(made.folder)
+        assert place.registered is None
+        assert place.why

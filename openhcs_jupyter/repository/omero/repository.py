@@ -13,10 +13,12 @@ from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord
 from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWriter
+from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
 from openhcs_jupyter.repository.omero.address import parse_address, parse_reference
+from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
 from openhcs_jupyter.repository.omero.plates import load_plate
-from openhcs_jupyter.repository.omero.queries import FieldRow, ask
+from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
 from openhcs_jupyter.repository.omero.sessions import Connection
@@ -33,6 +35,9 @@ class Place(msgspec.Struct, frozen=True):
     """Its file in OMERO's own layout, where that may be read; empty where pixels come through the server."""
     why: str
     """Why it is not read in place; empty where it is."""
+
+    registered: Registered | None = None
+    """Its imported files, where those are read in place."""
 
     @property
     def name(self) -> str:
@@ -62,6 +67,7 @@ class OmeroRepository(Repository):
         self._password = password
         self._connection: Connection | None = None
         self._places: dict[int, Place] = {}
+        self._registered: EmbeddedRepository | None = None
         self._binary = load_settings().omero_binary_repository
 
     def reach(self) -> None:
@@ -121,12 +127,16 @@ class OmeroRepository(Repository):
         found, fields = self.connection.call(lambda session: load_plate(session, number, self.uri, context))
         for row in fields:
             self._places[row.image] = self._place(row)
+        if self._binary and any(row.fileset is not None for row in fields):
+            self._register(found, fields)
         self._keep_places(found)
         return found
 
     def open(self, image: Image) -> PixelSource:
         """Open an image: its file where that may be read, else its planes through the server."""
         place = self._place_of(image)
+        if place.registered is not None:
+            return open_registered(self._files, image, place.registered)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -183,6 +193,9 @@ class OmeroRepository(Repository):
 
     def close(self) -> None:
         """Leave the session."""
+        if self._registered is not None:
+            self._registered.close()
+            self._registered = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -219,11 +232,46 @@ class OmeroRepository(Repository):
         if not self._binary:
             return Place(*where, "", "omero_binary_repository is not set")
         if row.fileset is not None:
-            return Place(*where, "", "it was imported; its files are not read in place yet")
+            return Place(*where, "", "it was imported")
         file = Path(self._binary).expanduser() / path_of("Pixels", row.pixels)
         if not file.exists():
             return Place(*where, "", f"{file} is not there")
         return Place(*where, str(file), "")
+
+    @property
+    def _files(self) -> EmbeddedRepository:
+        """The imported files that are read in place."""
+        if self._registered is None:
+            self._registered = EmbeddedRepository(self.folder / "imported")
+        return self._registered
+
+    def _register(self, plate: Plate, fields: Sequence[FieldRow]) -> None:
+        """Have imported files read in place, where they are what OMERO says; else say why not."""
+        try:
+            found = self._trusted(plate, fields)
+        except RepositoryError as error:
+            for row in fields:
+                self._places[row.image] = msgspec.structs.replace(self._places[row.image], why=error.message)
+            return
+        for image, registered in found.items():
+            self._places[image] = msgspec.structs.replace(self._places[image], registered=registered, why="")
+
+    def _trusted(self, plate: Plate, fields: Sequence[FieldRow]) -> dict[int, Registered]:
+        filesets = {row.fileset for row in fields}
+        if len(filesets) != 1:
+            raise RepositoryError(f"its images come from {len(filesets)} filesets")
+        context = self.connection.services()
+        rows = self.connection.call(lambda session: ask(session, queries.FILES, context, ids=sorted(filesets)))
+        if not rows:
+            raise RepositoryError("its fileset names no files")
+        folder = folder_of([FileRow(*row) for row in rows], Path(self._binary).expanduser() / "ManagedRepository")
+        found = register(self._files, folder, plate, fields)
+        image = plate.wells[0].fields[0].images[0]
+        with RawPixels(self.connection, self._places[image.id].pixels, image.layout, plate.name) as server:
+            plane = server.plane(0, 0, 0)
+        if not same_plane(self._files, image, found[image.id], plane):
+            raise RepositoryError(f"the files in {folder} are not what the server gives for {plate.wells[0].name}")
+        return found
 
     @property
     def _places_file(self) -> Path:
