@@ -144,6 +144,7 @@ def until_held(window: Any, place: int, layer: int, version: str = "1") -> None:
     level = window.layer("nuclei").data_level
     while not session.store.has(key, level, version):
         session.tick()
+        time.sleep(1e-4)  # as a window waits for its timer: without the interpreter's lock
     session.tick()
 
 
@@ -257,6 +258,7 @@ def memory(planes: int, size: int) -> None:
 
     source = make_source(planes // LAYERS, size)
     window = open_window(source)
+    window.session.store.budget = 1 << 27  # 100 planes fill it
     window.viewer.scene.camera.zoom = 4  # so near that full planes are needed
     window.until_painted()
     process = psutil.Process()
@@ -292,7 +294,7 @@ def main() -> None:
     with xvfb():
         application()
         if options.memory is not None:
-            memory(options.memory, size=2048)
+            memory(options.memory, size=1024)
             return
         planes, repeats, seconds = (100, 5, 2.0) if options.quick else (1000, 20, 10.0)
         growths = [growth(mode, planes, repeats) for mode in ("field", "plate")]
