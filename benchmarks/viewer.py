@@ -30,6 +30,8 @@ REBUILT = 96
 
 
 WELLS = 384
+TICK_S = 0.033
+"""Of the timer with which the window paints."""
 
 
 def make_source(places: int, size: int) -> Any:
@@ -135,30 +137,33 @@ def open_window(source: Any) -> Any:
     return window
 
 
-def until_held(window: Any, place: int, layer: int, version: str = "1") -> None:
-    """Let the session work, and nothing be drawn, until a plane has been painted."""
+def until_held(window: Any, place: int, layer: int, version: str = "1", tick_s: float = 1e-4) -> float:
+    """Let the session work, and nothing be drawn, until a plane has been painted; return the seconds of the window."""
     from openhcs_jupyter.viewer.models.planes import PlaneKey
 
     key = PlaneKey("run", layer, place % WELLS, place // WELLS, 0, 0)
     session = window.session
     level = window.layer("nuclei").data_level
-    while not session.store.has(key, level, version):
+    seconds = 0.0
+    held = False
+    while not held:
+        held = session.store.has(key, level, version)
+        begin = time.perf_counter()
         session.tick()
-        time.sleep(1e-4)  # as a window waits for its timer: without the interpreter's lock
-    session.tick()
+        seconds += time.perf_counter() - begin
+        time.sleep(tick_s)
+    return seconds
 
 
 def plane_costs(source: Any, window: Any, mode: str, first: int, count: int) -> list[float]:
-    """Return the seconds from the announcement of each new plane until it has been painted, before drawing."""
+    """Return the seconds of the window's thread that each new plane takes until it has been painted, before drawing."""
     seconds = []
     for well in range(first, first + count):
         if mode == "field":
             window.session.go(*source.name(well))
             window.until_painted()
-        begin = time.perf_counter()
         source.announce(well, 0)
-        until_held(window, well, 0)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(until_held(window, well, 0, tick_s=TICK_S))
         window.turn()
     return seconds
 

@@ -32,7 +32,6 @@ from openhcs_jupyter.viewer.models.planes import PlaneKey, PlaneStore
 from openhcs_jupyter.viewer.models.runs import RunModel
 from openhcs_jupyter.viewer.views.layers import ImageView, LabelsView
 from openhcs_jupyter.viewer.views.panel import Panel, RunLook
-from openhcs_jupyter.viewer.views.plate_map import WellLook
 from openhcs_jupyter.viewer.window import Look, Ref, Window
 
 TICK_MS = 33
@@ -225,7 +224,7 @@ class ViewerSession:
                 self._take(feed, feed.heard.popleft())
 
     def _take(self, feed: Feed, said: AnyAnnouncement) -> None:
-        self._old["panel"] = True
+        self._old["panel"] = self._old["panel"] or not isinstance(said, StackReady | TableReady)
         match said:
             case LinkChanged():
                 feed.link, feed.detail = said.link, said.detail
@@ -369,13 +368,6 @@ class ViewerSession:
         trouble = self._feed_of[run.view.id].planes.trouble
         message = "\n".join(text for text in (run.message, trouble) if text)
         panel.show_run(RunLook(run.status, run.done, run.failed, run.view.units, run.sentence(), message))
-        panel.show_wells(
-            run.view.rows,
-            run.view.columns,
-            {
-                well.name: WellLook(run.well_state(i), run.well_part(i), f"{well.name}: {run.well_sentence(i)}")
-                for i, well in enumerate(run.view.wells)
-            },
-        )
+        panel.show_wells(run.view.rows, run.view.columns, run.wells)
         panel.show_place(window.well, window.place_text())
         window.show_place()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from openhcs_jupyter.model import RunStatus
-from openhcs_jupyter.streaming.layers import Layer, Progressed, RunView, StackReady, TableReady
+from openhcs_jupyter.streaming.layers import Layer, Progressed, RunView, StackReady, TableReady, WellPlace
 from openhcs_jupyter.viewer.models.contrast import Contrast
 
 WellState = Literal["waiting", "working", "done", "failed"]
 Place = tuple[int, int, int]
 """Layer, well and field, by their indices in the run."""
 _RATE_OVER = 30
+
+
+class WellLook(NamedTuple):
+    """How far one well is."""
+
+    state: WellState
+    part: float
+    """Of its units that are done, 0 to 1."""
+    text: str
 
 
 class RunModel:
@@ -32,7 +41,7 @@ class RunModel:
         """By layer."""
         self.latest: Place | None = None
         """The stack that was announced last."""
-        self._wells: dict[int, tuple[int, int]] = {}
+        self.wells = {well.name: _look(well, 0, 0) for well in view.wells}
         self._pace: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER)
 
     def know(self, layer: Layer) -> None:
@@ -58,28 +67,9 @@ class RunModel:
         """Take how far the run is; `now` in seconds, of any clock that does not jump."""
         self.status, self.done, self.failed, self.message = told.status, told.done, told.failed, told.message
         if told.well is not None:
-            self._wells[told.well] = (told.well_done, told.well_failed)
+            well = self.view.wells[told.well]
+            self.wells[well.name] = _look(well, told.well_done, told.well_failed)
         self._pace.append((now, told.done + told.failed))
-
-    def well_state(self, well: int) -> WellState:
-        """Say how far a well is."""
-        done, failed = self._wells.get(well, (0, 0))
-        if failed:
-            return "failed"
-        if done >= self.view.wells[well].units:
-            return "done"
-        return "working" if done else "waiting"
-
-    def well_part(self, well: int) -> float:
-        """Return the part of a well's units that is done, 0 to 1."""
-        done, _ = self._wells.get(well, (0, 0))
-        return min(1.0, done / max(1, self.view.wells[well].units))
-
-    def well_sentence(self, well: int) -> str:
-        """Say how far a well is."""
-        done, failed = self._wells.get(well, (0, 0))
-        said = f"{done} of {self.view.wells[well].units} units done"
-        return f"{said}, {failed} failed" if failed else said
 
     def remaining_s(self) -> float | None:
         """Estimate how many seconds the run still needs; None while that cannot be said."""
@@ -98,6 +88,18 @@ class RunModel:
         if self.status == "running":
             return said + (f", {_duration(remaining)} left" if remaining is not None else "")
         return f"{self.status}: {said}"
+
+
+def _look(well: WellPlace, done: int, failed: int) -> WellLook:
+    state: WellState = "waiting"
+    if failed:
+        state = "failed"
+    elif done >= well.units:
+        state = "done"
+    elif done:
+        state = "working"
+    text = f"{well.name}: {done} of {well.units} units done" + (f", {failed} failed" if failed else "")
+    return WellLook(state, min(1.0, done / max(1, well.units)), text)
 
 
 def _duration(seconds: float) -> str:

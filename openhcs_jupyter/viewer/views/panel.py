@@ -22,8 +22,8 @@ from qtpy.QtWidgets import (
 from openhcs_jupyter.model import RunStatus
 from openhcs_jupyter.streaming.layers import Link
 from openhcs_jupyter.viewer.models.layout import Mode
-from openhcs_jupyter.viewer.models.runs import WellState
-from openhcs_jupyter.viewer.views.plate_map import COLOURS, PlateMap, WellLook
+from openhcs_jupyter.viewer.models.runs import WellLook, WellState
+from openhcs_jupyter.viewer.views.plate_map import COLOURS, PlateMap
 
 _LINKS: dict[Link, tuple[str, str]] = {
     "local": ("#35c46a", "Reading from this machine"),

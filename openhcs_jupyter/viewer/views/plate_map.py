@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from openhcs_jupyter.model import parse_well, well_name
-from openhcs_jupyter.viewer.models.runs import WellState
+from openhcs_jupyter.viewer.models.runs import WellLook, WellState
 
 COLOURS: dict[WellState, str] = {"waiting": "#5b616b", "working": "#7db4ff", "done": "#2f80ed", "failed": "#ff8a3d"}
 _EMPTY = QColor(255, 255, 255, 26)
@@ -20,16 +19,6 @@ _MARGIN = 18
 _LARGEST_PX = 30
 _LABELLED_PX = 11
 _STEPS = {Qt.Key.Key_Left: (0, -1), Qt.Key.Key_Right: (0, 1), Qt.Key.Key_Up: (-1, 0), Qt.Key.Key_Down: (1, 0)}
-
-
-class WellLook(NamedTuple):
-    """How one well is drawn."""
-
-    state: WellState
-    part: float
-    """Of its units that are done, 0 to 1."""
-    text: str
-    """Shown where the mouse rests on it."""
 
 
 class PlateMap(QWidget):  # type: ignore[misc]
@@ -42,6 +31,8 @@ class PlateMap(QWidget):  # type: ignore[misc]
         super().__init__()
         self._rows, self._columns = 8, 12
         self._wells: dict[tuple[int, int], WellLook] = {}
+        self._looks: dict[str, WellLook] = {}
+        """The same, by name, as it was told."""
         self._current: str | None = None
         self._drawn: QPixmap | None = None
         """The wells as they were drawn last; None when they have changed."""
@@ -57,9 +48,10 @@ class PlateMap(QWidget):  # type: ignore[misc]
         if (rows, columns) != (self._rows, self._columns):
             self._rows, self._columns = rows, columns
             self.updateGeometry()
-        looks = {parse_well(name): look for name, look in wells.items()}
-        if looks != self._wells:
-            self._wells, self._drawn = looks, None
+        if wells != self._looks:
+            self._looks = dict(wells)
+            self._wells = {parse_well(name): look for name, look in wells.items()}
+            self._drawn = None
             self.update()
 
     def show_current(self, well: str | None) -> None:
