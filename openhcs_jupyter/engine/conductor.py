@@ -22,7 +22,7 @@ from openhcs_jupyter.engine.store import Lock, RunFolder, removed_message
 from openhcs_jupyter.engine.waypoints import Start
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.events import AnyEvent, Notice, RunFinished, RunStarted, StoredFile, UnitDone, UnitFailed
-from openhcs_jupyter.model import RunRecord, RunStatus
+from openhcs_jupyter.model import Image, RunRecord, RunStatus
 from openhcs_jupyter.repository import Repository
 
 OnError = Literal["continue", "stop"]
@@ -158,7 +158,7 @@ class Conductor:
                 where=self._executor.where,
             ),
         )
-        self._notice(journal, *self._notices)
+        self._notice(journal, *self._notices, *self._repository.told_of(_images(self._plan)))
         for unit, files in kept:
             self._done(journal, unit, Outcome(unit=unit.id, files=files), reused=True)
         if self._plan.save:
@@ -299,6 +299,12 @@ class Conductor:
             start=start,
             keep=rooted and self._cache.has_room,
         )
+
+
+def _images(plan: ExecutionPlan) -> list[Image]:
+    """Return the images that a run reads."""
+    read = {number for unit in plan.units for number in unit.images}
+    return [image for _, field in plan.plate.fields() for image in field.images if image.id in read]
 
 
 def _skipped(because: Unit) -> str:

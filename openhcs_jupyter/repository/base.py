@@ -176,6 +176,11 @@ class Repository(ABC):
         """
         return []
 
+    def told_of(self, images: Sequence[Image]) -> tuple[str, ...]:
+        """Say what a user should know of how these images are read, such as why not in place."""
+        del images
+        return ()
+
     @abstractmethod
     def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results; the same record gives the same place in every process."""

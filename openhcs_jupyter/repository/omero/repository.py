@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ class OmeroRepository(Repository):
             for image in images
             if now.get(image.id) != image.version
         ]
+
+    def told_of(self, images: Sequence[Image]) -> tuple[str, ...]:
+        """Say which way pixels come: in place, or through the server, and then why."""
+        places = [self._place_of(image) for image in images]
+        ways = Counter(place.why for place in places if place.why)
+        in_place = len(places) - sum(ways.values())
+        told = [f"{in_place} of {len(places)} images are read in place."] if in_place else []
+        told += [
+            f"{count} of {len(places)} images come through the OMERO server, which is slower: {why}."
+            for why, count in ways.items()
+        ]
+        return tuple(told)
 
     def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results."""
