@@ -101,6 +101,7 @@ class ViewerSession:
         elif not dock:
             with contextlib.suppress(LookupError):
                 viewer.window.remove_dock_widget(session.panel)
+                QTimer.singleShot(0, session.panel.show)  # Qt hides what is taken out; by then it is docked again
         return session
 
     def add(self, source: Source) -> None:

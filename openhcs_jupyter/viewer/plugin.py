@@ -10,7 +10,6 @@ from openhcs_jupyter.streaming import open_source
 from openhcs_jupyter.streaming.opening import is_source
 
 if TYPE_CHECKING:
-    import napari
     from qtpy.QtWidgets import QWidget
 
 Nothing = list[tuple[None]]
@@ -23,11 +22,14 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], Not
     return _read if paths and all(map(is_source, paths)) else None
 
 
-def panel(napari_viewer: napari.Viewer) -> QWidget:
-    """Return the panel of a window; where no run is open yet it offers to open one."""
+def panel() -> QWidget:
+    """Return the panel of the window in front; where no run is open yet it offers to open one."""
+    import napari
+
     from openhcs_jupyter.viewer.controller import ViewerSession
 
-    return ViewerSession.of(napari_viewer, dock=False).panel
+    # What napari hands to a widget is a proxy; a session belongs to the window itself.
+    return ViewerSession.of(napari.current_viewer(), dock=False).panel
 
 
 def _read(path: str | Sequence[str]) -> Nothing:

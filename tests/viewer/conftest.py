@@ -117,7 +117,7 @@ def run_elsewhere(tmp_path: Path, repository: EmbeddedRepository) -> Iterator[Ca
         run.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(demo_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run that has ended, of the synthetic plate."""
     folder = tmp_path_factory.mktemp("finished")
