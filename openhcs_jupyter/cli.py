@@ -16,6 +16,7 @@ from openhcs_jupyter.magics.options import (
     DEFAULT_NAME,
     CommandParser,
     OptionParser,
+    add_broker_options,
     add_cache_options,
     add_import_options,
     add_results_options,
@@ -127,6 +128,8 @@ def _parser() -> OptionParser:
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear it.", repository=True)
     add_cache_options(cache)
     add("gpus", _gpus, "Show the GPUs of this machine.")
+    broker = add("broker", _broker, "Hand out pixels' files of OMERO to kernels, as far as OMERO lets them read.")
+    add_broker_options(broker)
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -275,6 +278,13 @@ def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     from openhcs_jupyter.topology import discover
 
     return _show(gpus_view(discover()))
+
+
+def _broker(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.repository.omero.broker.command import serve
+
+    serve(arguments)
+    return 0
 
 
 def _config(arguments: argparse.Namespace) -> int:

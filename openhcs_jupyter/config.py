@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Port at which they wait; announcements use the next one; 0 takes free ones."""
     omero_binary_repository: str = ""
     """OMERO's data directory, where this account may read it, so that pixels are read in place."""
+    omero_broker: str = ""
+    """Socket of the broker that opens files of OMERO's data directory, where another account may read it."""
     scheduler: str = ""
     """Where runs are done: empty is this machine; else Dask: ``tcp://HOST:PORT``, ``local`` or ``slurm``."""
     data_dir: str = ""

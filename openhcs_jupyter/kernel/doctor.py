@@ -41,6 +41,7 @@ def examine() -> list[Finding]:
         _extras,
         _kernelspec,
         _machine,
+        _broker,
         _settings_and_repository,
     ]
     findings: list[Finding] = []
@@ -141,6 +142,21 @@ def _gpus(topology: Topology) -> Iterator[Finding]:
         yield Finding(state="ok", what="GPUs", found=told, advice=f"Where there is an NVIDIA GPU: {install}")
     else:
         yield Finding(state="ok", what="GPUs", found="none; runs compute on CPUs")
+
+
+def _broker() -> Iterator[Finding]:
+    path = load_settings().omero_broker
+    if not path:
+        return
+    from openhcs_jupyter.repository.omero.broker.client import BrokerClient
+
+    with BrokerClient(path, str, patience_s=0.0) as broker:
+        policy = broker.policy()
+    plates = "hands out images of plates" if policy.plates else "hands out no images that OMERO restricts, as of plates"
+    advice = None if policy.plates else "Images of plates come through the server; --plates of the broker changes that."
+    state: Literal["ok", "optional"] = "ok" if policy.plates else "optional"
+    found = f"{path}, version {policy.version}, {plates}"
+    yield Finding(state=state, what="OMERO broker", found=found, advice=advice)
 
 
 def _settings_and_repository() -> Iterator[Finding]:

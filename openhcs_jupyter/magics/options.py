@@ -233,6 +233,29 @@ def add_results_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="delete what the run saved in the repository, no more")
 
 
+def add_broker_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``openhcs-jupyter broker``."""
+    parser.add_argument("--socket", metavar="FILE", required=True, help="where kernels reach it")
+    parser.add_argument("--repository", metavar="FOLDER", required=True, help="OMERO's data directory")
+    parser.add_argument("--server", metavar="HOST[:PORT]", default="localhost", help="the OMERO server it asks")
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="another folder, into which links of the repository may lead (imports in place); may be repeated",
+    )
+    parser.add_argument(
+        "--plates",
+        action="store_true",
+        help="hand out images of plates, too, though OMERO by itself restricts the download of their files",
+    )
+    parser.add_argument("--group", metavar="NAME", help="of this machine, whose members may ask; left out, everybody")
+    parser.add_argument(
+        "--rate", metavar="N", type=float, default=1000.0, help="requests a second of one user (default: 1000)"
+    )
+
+
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
     """Add what stands behind ``cache``."""
     parser.add_argument(

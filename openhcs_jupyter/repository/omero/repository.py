@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWrite
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
 from openhcs_jupyter.repository.omero.address import parse_address, parse_reference
+from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
+from openhcs_jupyter.repository.omero.broker.protocol import MOST_IMAGES
 from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
 from openhcs_jupyter.repository.omero.plates import load_plate
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
-from openhcs_jupyter.repository.omero.sessions import Connection
+from openhcs_jupyter.repository.omero.sessions import Connection, given_key, saved_session
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -36,9 +39,10 @@ class Place(msgspec.Struct, frozen=True):
     """Its file in OMERO's own layout, where that may be read; empty where pixels come through the server."""
     why: str
     """Why it is not read in place; empty where it is."""
-
     registered: Registered | None = None
     """Its imported files, where those are read in place."""
+    broker: bool = False
+    """The broker opens its file."""
 
     @property
     def name(self) -> str:
@@ -69,7 +73,9 @@ class OmeroRepository(Repository):
         self._connection: Connection | None = None
         self._places: dict[int, Place] = {}
         self._registered: EmbeddedRepository | None = None
-        self._binary = load_settings().omero_binary_repository
+        settings = load_settings()
+        self._binary = settings.omero_binary_repository
+        self._broker = BrokerClient(settings.omero_broker, self._session_key) if settings.omero_broker else None
 
     def reach(self) -> None:
         """Open or join the session."""
@@ -130,6 +136,8 @@ class OmeroRepository(Repository):
             self._places[row.image] = self._place(row)
         if self._binary and any(row.fileset is not None for row in fields):
             self._register(found, fields)
+        if self._broker is not None:
+            self._ask_broker(self._broker, fields)
         self._keep_places(found)
         return found
 
@@ -138,6 +146,10 @@ class OmeroRepository(Repository):
         place = self._place_of(image)
         if place.registered is not None:
             return open_registered(self._files, image, place.registered)
+        if place.broker:
+            if self._broker is None:
+                raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
+            return self._mapped(self._broker.open(image.id, ahead=self._next(image.id)), image, place)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -146,10 +158,7 @@ class OmeroRepository(Repository):
                     f"The pixels of {place.name} cannot be read at {place.file}: {error.strerror}.",
                     "Is the binary repository mounted here? Else: %openhcs config omero_binary_repository ''",
                 ) from error
-            try:
-                return RomioPixels(descriptor, image.layout, place.name)
-            finally:
-                os.close(descriptor)
+            return self._mapped(descriptor, image, place)
         return RawPixels(self.connection, place.pixels, image.layout, place.name)
 
     def changed(self, images: Sequence[Image]) -> list[str]:
@@ -209,9 +218,41 @@ class OmeroRepository(Repository):
         if self._registered is not None:
             self._registered.close()
             self._registered = None
+        if self._broker is not None:
+            self._broker.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _session_key(self) -> str:
+        """Return the session's key; nothing is asked of the server where it is known."""
+        if self._connection is None:
+            saved = saved_session(self.address)
+            if key := given_key() or (saved.key if saved else None):
+                return key
+        return self.connection.key
+
+    def _ask_broker(self, broker: BrokerClient, fields: Sequence[FieldRow]) -> None:
+        """Find out which images the broker opens; the others come through the server, and it is said why."""
+        open_ = [row.image for row in fields if row.fileset is None and not self._places[row.image].file]
+        try:
+            refused = broker.check(open_, patience_s=0.0)
+        except BrokerError as error:
+            refused = dict.fromkeys(open_, error.message)
+        for image in open_:
+            why = refused.get(image, "")
+            self._places[image] = msgspec.structs.replace(self._places[image], why=why, broker=not why)
+
+    def _next(self, image: int) -> list[int]:
+        """Name the images that are likely read next."""
+        following = (one for one, place in self._places.items() if place.broker)
+        return list(islice(dropwhile(lambda one: one != image, following), 1, MOST_IMAGES - 1))
+
+    def _mapped(self, descriptor: int, image: Image, place: Place) -> PixelSource:
+        try:
+            return RomioPixels(descriptor, image.layout, place.name)
+        finally:
+            os.close(descriptor)
 
     def _find(self, text: str) -> int:
         reference = parse_reference(text)

@@ -1,0 +1,208 @@
+"""The kernel's side of the broker: asks for descriptors, and finds a broker that was started again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository.omero.broker import protocol
+from openhcs_jupyter.repository.omero.broker.protocol import (
+    MOST_BYTES,
+    MOST_IMAGES,
+    Check,
+    Granted,
+    Hello,
+    Open,
+    Policy,
+    Refused,
+    Reply,
+    Request,
+    Verdicts,
+)
+
+_PATIENCE_S = 10.0
+"""A broker that is started again is waited for so long."""
+_ANSWER_S = 60.0
+_MOST_WAIT_S = 60.0
+
+
+class BrokerError(RepositoryError):
+    """The broker is gone, or does not hand something out."""
+
+
+class BrokerClient:
+    """A connection with the broker; safe to use from several threads; a context manager.
+
+    Parameters
+    ----------
+    path
+        Of the broker's socket.
+    session
+        Returns the session's key, as it is now.
+    patience_s
+        A broker that is started again is waited for so long.
+    """
+
+    def __init__(self, path: str | Path, session: Callable[[], str], patience_s: float = _PATIENCE_S) -> None:
+        self._path = Path(path).expanduser()
+        self._session = session
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def open(self, image: int, file: str = "", ahead: Sequence[int] = ()) -> int:
+        """Open a file of an image for reading.
+
+        Parameters
+        ----------
+        image
+            Its id.
+        file
+            One of the files that it was imported from, as OMERO names it; empty is the file in OMERO's own layout.
+        ahead
+            Images that will be opened soon; so the broker asks OMERO for all of them at once.
+
+        Returns
+        -------
+        int
+            A descriptor that can only be read; the caller closes it.
+
+        Raises
+        ------
+        BrokerError
+            If it is refused, or the broker is gone.
+        """
+        wanted = Open(session=self._session(), image=image, file=file, ahead=tuple(ahead[:MOST_IMAGES]))
+        reply, descriptor = self._ask(wanted)
+        if isinstance(reply, Granted) and descriptor is not None:
+            return descriptor
+        raise self._unexpected(reply)
+
+    def check(self, images: Iterable[int], patience_s: float | None = None) -> dict[int, str]:
+        """Say which images would be refused, and why.
+
+        Parameters
+        ----------
+        images
+            Their ids.
+        patience_s
+            A broker that does not answer is waited for so long.
+
+        Raises
+        ------
+        BrokerError
+            If the session has ended, or the broker is gone.
+        """
+        wanted = list(images)
+        refused: dict[int, str] = {}
+        for start in range(0, len(wanted), MOST_IMAGES):
+            some = tuple(wanted[start : start + MOST_IMAGES])
+            reply, _ = self._ask(Check(session=self._session(), images=some), patience_s)
+            if not isinstance(reply, Verdicts):
+                raise self._unexpected(reply)
+            refused |= reply.refused
+        return refused
+
+    def policy(self) -> Policy:
+        """Say what the administrator allows."""
+        reply, _ = self._ask(Hello())
+        if not isinstance(reply, Policy):
+            raise self._unexpected(reply)
+        return reply
+
+    def close(self) -> None:
+        """Leave the broker; descriptors stay valid."""
+        with self._lock:
+            self._leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, request: Request, patience_s: float | None = None) -> tuple[Reply, int | None]:
+        """Ask, and wait where the broker says so."""
+        until = time.monotonic() + _MOST_WAIT_S
+        while True:
+            patience = self._patience_s if patience_s is None else patience_s
+            reply, descriptor = self._exchange(protocol.encode(request), patience)
+            if not isinstance(reply, Refused):
+                return reply, descriptor
+            if reply.code != "slow" or time.monotonic() + reply.retry_after_s > until:
+                raise BrokerError(f"The broker at {self._path} refuses: {reply.why}", _HINTS.get(reply.code))
+            time.sleep(reply.retry_after_s)
+
+    def _exchange(self, data: bytes, patience_s: float) -> tuple[Reply, int | None]:
+        """Send a message and receive its answer; once more where the broker was started again meanwhile."""
+        until = time.monotonic() + patience_s
+        with self._lock:
+            while True:
+                try:
+                    if self._socket is None:
+                        self._socket = self._joined()
+                    self._socket.send(data)
+                    answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, 1)
+                    if not answer:
+                        raise ConnectionResetError("it has ended")
+                except OSError as error:
+                    self._leave()
+                    if time.monotonic() > until or isinstance(error, TimeoutError | PermissionError):
+                        said = error.strerror or str(error) or type(error).__name__
+                        raise BrokerError(
+                            f"The broker at {self._path} does not answer: {said}.",
+                            "Ask your administrator (systemctl status openhcs-broker), or read through the server: "
+                            "%openhcs config omero_broker ''",
+                        ) from error
+                    time.sleep(min(0.1, patience_s / 10))
+                    continue
+                return self._read(answer, descriptors)
+
+    def _read(self, answer: bytes, descriptors: Sequence[int]) -> tuple[Reply, int | None]:
+        try:
+            reply = protocol.read_reply(answer)
+        except RepositoryError:
+            for one in descriptors:
+                os.close(one)
+            raise
+        return reply, descriptors[0] if descriptors else None
+
+    def _joined(self) -> socket.socket:
+        """Connect, to the owner of the socket only: a session's key is about to be told."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.settimeout(_ANSWER_S)
+            connection.connect(os.fspath(self._path))
+            size = struct.calcsize("3i")
+            _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+            folder = self._path.parent.stat()
+            if folder.st_mode & 0o002 or folder.st_uid not in (0, uid):
+                raise PermissionError(0, f"others than the broker may write its folder, {self._path.parent}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _leave(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _unexpected(self, reply: Reply) -> BrokerError:
+        return BrokerError(f"The broker at {self._path} answers with {type(reply).__name__}.", "Is it of this version?")
+
+
+_HINTS = {
+    "session": "Connect again: %openhcs connect omero://...",
+    "restricted": "Your administrator decides what the broker hands out.",
+    "server": "Try again later.",
+    "missing": "Ask your OMERO administrator whether the file is where OMERO says.",
+    "outside": "Ask your OMERO administrator: the broker hands out files of OMERO's own folders only.",
+}

@@ -1,0 +1,229 @@
+"""Asks OMERO, with a user's own session, whether that user may read an image's pixels, and where they are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from openhcs_jupyter.repository.omero.address import Address
+from openhcs_jupyter.repository.omero.broker.protocol import Code
+from openhcs_jupyter.repository.omero.queries import ask, ask_objects
+from openhcs_jupyter.repository.omero.romio import path_of
+
+T = TypeVar("T")
+# Whole objects: they carry what OMERO restricts.
+IMAGES = "select i from Image i join fetch i.pixels p left outer join fetch i.fileset fs where i.id in (:ids)"
+IN_PLATES = "select ws.image.id, ws.id from WellSample ws where ws.image.id in (:ids)"
+FILE = (
+    "select f.id, f.repo from Fileset fs join fs.images i join fs.usedFiles e join e.originalFile f "
+    "where i.id = :id and f.path = :path and f.name = :name"
+)
+MANAGED = "select f.hash, f.id from OriginalFile f where f.mimetype = 'Repository' and f.name = 'ManagedRepository'"
+
+_ALL_GROUPS = {"omero.group": "-1"}
+_TRUSTED_S = 60.0
+"""How long an answer of OMERO's holds."""
+_MOST_SESSIONS = 64
+_MOST_ANSWERS = 100_000
+
+
+class RefusedError(Exception):
+    """Something is not handed out; `code` says why to programs, the text to people."""
+
+    def __init__(self, code: Code, why: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+        self.retry_after_s = retry_after_s
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What OMERO says of an image."""
+
+    pixels: int
+    imported: bool
+    code: Code | None = None
+    """Why it is refused; None where it is granted."""
+    why: str = ""
+
+
+class _Joined:
+    """A session that was joined, and what OMERO answered in it."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.user: str = client.getSession().getAdminService().getEventContext().userName
+        self.lock = threading.Lock()
+        self.verdicts: dict[int, tuple[float, Verdict]] = {}
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self.client.__del__()
+
+
+class Gate:
+    """What OMERO lets users read; safe to use from several threads.
+
+    Parameters
+    ----------
+    server
+        Of OMERO. Users cannot choose it: another server might answer anything.
+    plates
+        Images of plates are granted though OMERO restricts their originals.
+    trusted_s
+        How long an answer of OMERO's holds.
+    """
+
+    def __init__(self, server: Address, *, plates: bool, trusted_s: float = _TRUSTED_S) -> None:
+        self._server = server
+        self._plates = plates
+        self._trusted_s = trusted_s
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[str, _Joined] = OrderedDict()
+
+    def user(self, session: str) -> str:
+        """Return the name of a session's user; empty where the session was not joined."""
+        with self._lock:
+            joined = self._sessions.get(session)
+        return joined.user if joined else ""
+
+    def check(self, session: str, images: Iterable[int]) -> dict[int, Verdict]:
+        """Ask about images.
+
+        Raises
+        ------
+        RefusedError
+            If the session has ended, or OMERO does not answer.
+        """
+        wanted = list(dict.fromkeys(images))
+
+        def look(joined: _Joined) -> dict[int, Verdict]:
+            with joined.lock:
+                now = time.monotonic()
+                known = {
+                    image: verdict
+                    for image in wanted
+                    if (found := joined.verdicts.get(image)) and now - found[0] < self._trusted_s
+                    for verdict in (found[1],)
+                }
+                missing = [image for image in wanted if image not in known]
+                if missing:
+                    asked = self._asked(joined.client.getSession(), missing)
+                    if len(joined.verdicts) > _MOST_ANSWERS:
+                        joined.verdicts.clear()
+                    joined.verdicts |= {image: (now, verdict) for image, verdict in asked.items()}
+                    known |= asked
+                return known
+
+        return self._with(session, look)
+
+    def path(self, session: str, image: int, verdict: Verdict, file: str) -> str:
+        """Return where a file of an image is below OMERO's data directory.
+
+        Parameters
+        ----------
+        verdict
+            What `check` said of the image.
+        file
+            One of the files that it was imported from, as OMERO names it; empty is the file in OMERO's own layout.
+
+        Raises
+        ------
+        RefusedError
+            If the image has no such file.
+        """
+        if not file:
+            if verdict.imported:
+                raise RefusedError("missing", f"Image {image} was imported: name one of its files.")
+            return str(path_of("Pixels", verdict.pixels))
+        folder, slash, name = file.rpartition("/")
+
+        def look(joined: _Joined) -> bool:
+            service = joined.client.getSession()
+            rows = ask(service, FILE, _ALL_GROUPS, id=image, path=folder + slash, name=name)
+            managed = {row[0] for row in ask(service, MANAGED, _ALL_GROUPS)}
+            return any(repository in managed for _, repository in rows)
+
+        if not self._with(session, look):
+            raise RefusedError("missing", f"Image {image} was not imported from a file of that name.")
+        return f"ManagedRepository/{file}"
+
+    def close(self) -> None:
+        """Leave all sessions; they live on."""
+        with self._lock:
+            for joined in self._sessions.values():
+                joined.close()
+            self._sessions.clear()
+
+    def _asked(self, service: Any, images: list[int]) -> dict[int, Verdict]:
+        found = {one.id.val: one for one in ask_objects(service, IMAGES, _ALL_GROUPS, ids=images)}
+        in_plates = {row[0] for row in ask(service, IN_PLATES, _ALL_GROUPS, ids=images)} if found else set()
+        return {image: self._verdict(image, found.get(image), image in in_plates) for image in images}
+
+    def _verdict(self, number: int, image: Any, in_plate: bool) -> Verdict:
+        if image is None:
+            return Verdict(0, False, "permission", f"there is no image {number} that you may see")
+        pixels = image.copyPixels()[0].id.val
+        imported = image.fileset is not None
+        if image.details.permissions.isRestricted("RESTRICT-BINARY-ACCESS") and not (in_plate and self._plates):
+            hint = "; the broker's policy does not allow plates" if in_plate else ""
+            return Verdict(pixels, imported, "restricted", f"OMERO restricts binary access to image {number}{hint}")
+        return Verdict(pixels, imported)
+
+    def _with(self, session: str, work: Callable[[_Joined], T]) -> T:
+        """Do something in a session; one that broke is joined again, once."""
+        import Ice
+        import omero
+
+        for last in (False, True):
+            joined = self._join(session)
+            try:
+                return work(joined)
+            except (Ice.LocalException, omero.SessionException) as error:
+                self._forget(session, joined)
+                if last:
+                    raise RefusedError("server", f"OMERO does not answer: {type(error).__name__}.") from error
+            except omero.ServerError as error:
+                raise RefusedError("server", f"OMERO answers with an error: {type(error).__name__}.") from error
+        raise AssertionError("the second time returns or raises")
+
+    def _join(self, session: str) -> _Joined:
+        import Glacier2
+        import omero.clients
+
+        with self._lock:
+            if (there := self._sessions.get(session)) is not None:
+                self._sessions.move_to_end(session)
+                return there
+        client = omero.client(self._server.host, self._server.port)
+        client.setAgent("openhcs-jupyter broker")
+        client.enableKeepAlive(0)  # a session that its owner left must be able to end
+        try:
+            client.joinSession(session).detachOnDestroy()
+            joined = _Joined(client)
+        except (Glacier2.CannotCreateSessionException, Glacier2.PermissionDeniedException):
+            client.__del__()
+            raise RefusedError("session", "OMERO knows no such session: it has ended.") from None
+        except Exception as error:
+            client.__del__()
+            raise RefusedError("server", f"OMERO does not answer: {type(error).__name__}.") from error
+        with self._lock:
+            if (there := self._sessions.get(session)) is not None:  # another thread was faster
+                joined.close()
+                return there
+            self._sessions[session] = joined
+            if len(self._sessions) > _MOST_SESSIONS:
+                self._sessions.popitem(last=False)[1].close()
+        return joined
+
+    def _forget(self, session: str, joined: _Joined) -> None:
+        with self._lock:
+            if self._sessions.get(session) is joined:
+                del self._sessions[session]
+        joined.close()
