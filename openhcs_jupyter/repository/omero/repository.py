@@ -178,7 +178,9 @@ class OmeroRepository(Repository):
         places = [self._place_of(image) for image in images]
         ways = Counter(place.why for place in places if place.why)
         in_place = len(places) - sum(ways.values())
-        told = [f"{in_place} of {len(places)} images are read in place."] if in_place else []
+        opened = sum(place.broker for place in places)
+        by_broker = f", {opened} through the broker" if opened else ""
+        told = [f"{in_place} of {len(places)} images are read in place{by_broker}."] if in_place else []
         told += [
             f"{count} of {len(places)} images come through the OMERO server, which is slower: {why}."
             for why, count in ways.items()
@@ -238,7 +240,7 @@ class OmeroRepository(Repository):
         try:
             refused = broker.check(open_, patience_s=0.0)
         except BrokerError as error:
-            refused = dict.fromkeys(open_, error.message)
+            refused = dict.fromkeys(open_, error.message.rstrip("."))
         for image in open_:
             why = refused.get(image, "")
             self._places[image] = msgspec.structs.replace(self._places[image], why=why, broker=not why)

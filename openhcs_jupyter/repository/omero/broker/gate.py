@@ -51,6 +51,7 @@ class Verdict(msgspec.Struct, frozen=True):
     code: Code | None = None
     """Why it is refused; None where it is granted."""
     why: str = ""
+    """The same for people; names no image, so that it can be told of many at once."""
 
 
 class _Joined:
@@ -164,16 +165,16 @@ class Gate:
     def _asked(self, service: Any, images: list[int]) -> dict[int, Verdict]:
         found = {one.id.val: one for one in ask_objects(service, IMAGES, _ALL_GROUPS, ids=images)}
         in_plates = {row[0] for row in ask(service, IN_PLATES, _ALL_GROUPS, ids=images)} if found else set()
-        return {image: self._verdict(image, found.get(image), image in in_plates) for image in images}
+        return {image: self._verdict(found.get(image), image in in_plates) for image in images}
 
-    def _verdict(self, number: int, image: Any, in_plate: bool) -> Verdict:
+    def _verdict(self, image: Any, in_plate: bool) -> Verdict:
         if image is None:
-            return Verdict(0, False, "permission", f"there is no image {number} that you may see")
+            return Verdict(0, False, "permission", "there is none that you may see")
         pixels = image.copyPixels()[0].id.val
         imported = image.fileset is not None
         if image.details.permissions.isRestricted("RESTRICT-BINARY-ACCESS") and not (in_plate and self._plates):
-            hint = "; the broker's policy does not allow plates" if in_plate else ""
-            return Verdict(pixels, imported, "restricted", f"OMERO restricts binary access to image {number}{hint}")
+            hint = ", and the broker's policy does not allow plates" if in_plate else ""
+            return Verdict(pixels, imported, "restricted", f"OMERO restricts binary access to it{hint}")
         return Verdict(pixels, imported)
 
     def _with(self, session: str, work: Callable[[_Joined], T]) -> T:

@@ -206,7 +206,7 @@ class Broker:
     def _open(self, connection: socket.socket, peer: Peer, request: Open) -> None:
         verdict = self._checked(peer, request.session, (request.image, *request.ahead))[request.image]
         if verdict.code is not None:
-            raise RefusedError(verdict.code, verdict.why)
+            raise RefusedError(verdict.code, f"Image {request.image}: {verdict.why}.")
         path = self._gate.path(request.session, request.image, verdict, request.file)
         descriptor = self._opened(request.image, path)
         try:
