@@ -113,6 +113,12 @@ lint: $(VENV)/.with-dev ## Check style, types, the floors of the house, spelling
 test: system-packages omero-client ## Check everything and run all tests
 	@status=0; $(MAKE) --no-print-directory lint || status=1; $(BIN)/python -m pytest || status=1; exit $$status
 
+# A test server only: the tests make plates and delete them. deploy/import_plates.py fills it.
+.PHONY: test-omero
+test-omero: omero-client ## Run the tests of OMERO on a server: OMERO_HOST=... [OMERO_PORT=4064]
+	@[ -n "$(OMERO_HOST)" ] || { echo "Name the test server: make test-omero OMERO_HOST=omero.test.lab" >&2; exit 2; }
+	@OMERO_HOST="$(OMERO_HOST)" OMERO_PORT="$(or $(OMERO_PORT),4064)" $(BIN)/python -m pytest tests/omero
+
 .PHONY: bench
 bench: omero-client ## Run all benchmarks; each ends with a line of JSON
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

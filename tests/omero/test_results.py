@@ -60,7 +60,7 @@ def ada(lab: Lab) -> Iterator[OmeroRepository]:
 
 @pytest.fixture
 def gateway(lab: Lab) -> Iterator[BlitzGateway]:
-    connection = BlitzGateway("ada", PASSWORDS["ada"], host="127.0.0.1", port=lab.server.port, secure=True)
+    connection = BlitzGateway("ada", PASSWORDS["ada"], host=lab.host, port=lab.server.port, secure=True)
     assert connection.connect()
     yield connection
     connection.close()
