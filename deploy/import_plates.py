@@ -137,14 +137,16 @@ def describe(gateway: BlitzGateway, image: int) -> None:
     from omero.model import LengthI
     from omero.model.enums import UnitsLength
 
-    pixels = gateway.getObject("Image", image).getPrimaryPixels()._obj
+    query, update = gateway.getQueryService(), gateway.getUpdateService()
+    seen = gateway.getObject("Image", image)
+    pixels = query.get("Pixels", seen.getPixelsId())
     pixels.physicalSizeX = pixels.physicalSizeY = LengthI(PIXEL_SIZE_UM, UnitsLength.MICROMETER)
     pixels.physicalSizeZ = LengthI(Z_STEP_UM, UnitsLength.MICROMETER)
-    gateway.getUpdateService().saveObject(pixels)
-    for c, channel in enumerate(gateway.getObject("Image", image).getChannels(noRE=True)):
-        logical = channel.getLogicalChannel()._obj
+    update.saveObject(pixels)
+    for c, channel in enumerate(seen.getChannels(noRE=True)):
+        logical = query.get("LogicalChannel", channel.getLogicalChannel().getId())
         logical.emissionWave = LengthI(450.0 + 75 * c, UnitsLength.NANOMETER)
-        gateway.getUpdateService().saveObject(logical)
+        update.saveObject(logical)
 
 
 def _screen(gateway: BlitzGateway) -> int:
