@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -91,8 +92,6 @@ class Broker:
     """
 
     def __init__(self, options: Options, audit: Callable[[str], None] = log.info) -> None:
-        from openhcs_jupyter import __version__
-
         if not os.access(options.repository / "Pixels", os.R_OK | os.X_OK):
             raise RepositoryError(
                 f"{options.repository} is no data directory of OMERO that this account may read.",
@@ -100,7 +99,9 @@ class Broker:
             )
         self._options = options
         self._audit = audit
-        self._policy = Policy(plates=options.plates, requests_per_s=options.requests_per_s, version=__version__)
+        self._policy = Policy(
+            plates=options.plates, requests_per_s=options.requests_per_s, version=version("openhcs-jupyter")
+        )
         self._gate = Gate(options.server, plates=options.plates)
         self._folders = Folders(options.repository, options.folders)
         self._requests = Limits(options.requests_per_s, 2 * options.requests_per_s)
