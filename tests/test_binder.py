@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,12 +74,23 @@ def server(clone: Path, environment: dict[str, str]) -> Iterator[str]:
     with log.open("w") as file:
         lab = subprocess.Popen(command, cwd=clone, env=environment, stdout=file, stderr=subprocess.STDOUT)
     try:
-        yield until(
+        url = until(
             lambda: next(iter(re.findall(r"(http://127\.0\.0\.1:\d+)/", log.read_text())), None), "JupyterLab to start"
         )
+        until(lambda: answers(url), "JupyterLab to answer")
+        yield url
     finally:
         lab.terminate()
         lab.wait(30)
+
+
+def answers(url: str) -> bool:
+    """Tell whether somebody listens there already: the address is printed a moment before."""
+    try:
+        with urllib.request.urlopen(url, timeout=30):
+            return True
+    except urllib.error.URLError:
+        return False
 
 
 def test_jupyterlab_opens_on_the_quickstart(server: str) -> None:
