@@ -149,7 +149,7 @@ class OmeroRepository(Repository):
         if place.broker:
             if self._broker is None:
                 raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
-            return self._mapped(self._broker.open(image.id, ahead=self._next(image.id)), image, place)
+            return self._mapped(self._broker.open(image.id, ahead=lambda: self._next(image.id)), image, place)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

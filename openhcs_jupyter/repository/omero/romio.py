@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ class RomioPixels(PixelSource):
 
         stored = np.dtype(layout.dtype).newbyteorder(">")
         shape = (layout.size_t, layout.size_c, layout.size_z, layout.size_y, layout.size_x)
-        wanted = int(np.prod(shape)) * stored.itemsize
+        wanted = math.prod(shape) * stored.itemsize
         size = os.fstat(descriptor).st_size
         if size < wanted:
             raise RepositoryError(

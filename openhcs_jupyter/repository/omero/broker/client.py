@@ -31,6 +31,8 @@ _PATIENCE_S = 10.0
 """A broker that is started again is waited for so long."""
 _ANSWER_S = 60.0
 _MOST_WAIT_S = 60.0
+_TOLD_S = 30.0
+"""How long the broker surely knows what it was told of."""
 
 
 class BrokerError(RepositoryError):
@@ -56,8 +58,10 @@ class BrokerClient:
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._told: frozenset[int] = frozenset()
+        self._told_until = 0.0
 
-    def open(self, image: int, file: str = "", ahead: Sequence[int] = ()) -> int:
+    def open(self, image: int, file: str = "", ahead: Callable[[], Sequence[int]] = tuple) -> int:
         """Open a file of an image for reading.
 
         Parameters
@@ -67,7 +71,8 @@ class BrokerClient:
         file
             One of the files that it was imported from, as OMERO names it; empty is the file in OMERO's own layout.
         ahead
-            Images that will be opened soon; so the broker asks OMERO for all of them at once.
+            Names images that will be opened soon, so that the broker asks OMERO for all of them at once; called where
+            the broker was not told of `image`.
 
         Returns
         -------
@@ -79,7 +84,11 @@ class BrokerClient:
         BrokerError
             If it is refused, or the broker is gone.
         """
-        wanted = Open(session=self._session(), image=image, file=file, ahead=tuple(ahead[:MOST_IMAGES]))
+        soon: tuple[int, ...] = ()
+        if image not in self._told or time.monotonic() > self._told_until:
+            soon = tuple(ahead()[:MOST_IMAGES])
+            self._told, self._told_until = frozenset((image, *soon)), time.monotonic() + _TOLD_S
+        wanted = Open(session=self._session(), image=image, file=file, ahead=soon)
         reply, descriptor = self._ask(wanted)
         if isinstance(reply, Granted) and descriptor is not None:
             return descriptor
