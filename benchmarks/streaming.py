@@ -350,8 +350,8 @@ def main() -> None:
         if options.only in (None, "openhcs"):
             figures |= against_openhcs(place, folder, 2 if options.quick else 5, repeats)
         if options.only in (None, "run"):
-            shape = PlateShape(wells=2 if options.quick else 24, sites=4, channels=2, z=1, size=1080)
-            figures |= beside_a_run(shape, repeats + 2)
+            shape = PlateShape(wells=2 if options.quick else 96, sites=4, channels=2, z=1, size=1080)
+            figures |= beside_a_run(shape, min(repeats, 4))
         if options.only in (None, "link"):
             if can_make_networks():
                 figures |= over_a_slow_link(place, folder, repeats)

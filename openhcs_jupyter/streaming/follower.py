@@ -26,7 +26,7 @@ from openhcs_jupyter.streaming.layers import (
     StackReady,
     TableReady,
 )
-from openhcs_jupyter.streaming.planes import contrast, open_stack, read_table
+from openhcs_jupyter.streaming.planes import measure, read_table
 from openhcs_jupyter.streaming.views import split_channels, view_of
 
 _CONDUCTED_S = 1.0
@@ -178,11 +178,10 @@ class Follower:
                 run=self.run_id, layer=layer.index, well=well, field=field, version=version, file=file, rows=rows
             )
             return
-        stack = open_stack(path)
-        size_t, size_z, size_y, size_x = stack.shape
+        (size_t, size_z, size_y, size_x), dtype, low, high = measure(path, layer.kind)
         grown = msgspec.structs.replace(
             layer,
-            dtype=layer.dtype or stack.dtype.name,
+            dtype=layer.dtype or dtype,
             size_t=max(layer.size_t, size_t),
             size_z=max(layer.size_z, size_z),
             size_y=max(layer.size_y, size_y),
@@ -191,7 +190,6 @@ class Follower:
         if grown != layer:
             self._layers[layer.index] = grown
             yield LayerKnown(run=self.run_id, layer=grown)
-        low, high = contrast(stack, layer.kind)
         yield StackReady(
             run=self.run_id,
             layer=layer.index,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import math
+import os
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 _KEPT_OPEN = 16
-_SAMPLES = 128
+_HEADER = 128
+_ROWS, _COLUMNS = 16, 256
 _LOW, _HIGH = 0.005, 0.998
 
 
@@ -139,14 +144,60 @@ def coarse(plane: Array, kind: LayerKind) -> Array:
     return means
 
 
-def contrast(stack: Array, kind: LayerKind) -> tuple[float, float]:
-    """Return limits of contrast from some 16,000 pixels of the middle plane ``(T, Z, Y, X)``; highest label of labels.
+class Measured(NamedTuple):
+    """What a stack's file holds."""
 
-    Limits are the 0.5th and 99.8th percentile, and differ from each other.
+    shape: tuple[int, int, int, int]
+    """``(T, Z, Y, X)``"""
+    dtype: str
+    low: float
+    """Of an image: its 0.5th and 99.8th percentile. Of labels: 0 and about the highest label."""
+    high: float
+
+
+def measure(path: Path, kind: LayerKind) -> Measured:
+    """Measure a stack by its header and some rows of its middle plane; the two limits differ.
+
+    It is done for every stack of a run, on the core that computes: a tenth of a millisecond is much.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is gone, or holds no array ``(T, Z, Y, X)``.
     """
-    plane = stack[0, stack.shape[1] // 2]
-    steps = [max(1, size // _SAMPLES) for size in plane.shape]
-    values = np.asarray(plane[:: steps[0], :: steps[1]]).ravel()
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        shape, dtype, start = _header(os.read(file, _HEADER))
+        size = dtype.itemsize
+        if os.fstat(file).st_size < start + math.prod(shape) * size:
+            raise ValueError(f"{path} is too short")
+        _, depth, height, width = shape
+        start += depth // 2 * height * width * size
+        rows = [
+            os.pread(file, width * size, start + row * width * size)
+            for row in range(height // (2 * _ROWS), height, max(1, height // _ROWS))
+        ]
+    finally:
+        os.close(file)
+    step = max(1, width // _COLUMNS)
+    low, high = _limits(np.concatenate([np.frombuffer(row, dtype)[::step] for row in rows or [b""]]), kind)
+    return Measured(shape, dtype.name, low, high)
+
+
+@lru_cache(maxsize=256)
+def _header(head: bytes) -> tuple[tuple[int, int, int, int], np.dtype[np.generic], int]:
+    """Read the shape, the dtype and the size of the header of a ``.npy`` file; fields of a layer have the same."""
+    file = io.BytesIO(head)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"a header of version {version}")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if len(shape) != 4 or fortran or dtype.hasobject:
+        raise ValueError(f"an array of shape {shape}, of {dtype}")
+    return shape, dtype, file.tell()
+
+
+def _limits(values: Array, kind: LayerKind) -> tuple[float, float]:
     if kind == "labels":
         return 0.0, float(max(1, values.max(initial=0)))
     if values.dtype.kind == "f":

@@ -36,7 +36,7 @@ from openhcs_jupyter.streaming.serving import PixelServer
 from openhcs_jupyter.streaming.sockets import Doorman, Waker
 from openhcs_jupyter.streaming.wire import News, encode
 
-_LOOK_S = 0.01
+_LOOK_S = 0.025
 _IDLE_S = 0.25
 _SLICE_S = 0.005
 _STATE = "server.json"
@@ -265,13 +265,14 @@ class StreamServer:
 
     def _pause(self) -> float:
         """Journals are looked at often while somebody watches and something happens."""
-        watched = self._pixels.viewers and any(follower.status == "running" for follower, _ in self._runs.values())
-        return _LOOK_S if watched else _IDLE_S
+        if self._pixels.is_watched and any(follower.status == "running" for follower, _ in self._runs.values()):
+            return _LOOK_S
+        return _IDLE_S
 
     def _follow(self) -> bool:
         """Announce what has happened, for a moment, if somebody watches; tells whether there is more."""
         now = time.monotonic()
-        if not self._pixels.viewers or now < self._look_at:
+        if now < self._look_at or not self._pixels.is_watched:
             return False
         end = now + _SLICE_S
         for path, (follower, news) in list(self._runs.items()):

@@ -54,6 +54,7 @@ _AT_HAND = 3
 _MOST_WANTS = 4096
 _MOST_PROBE = 1 << 20
 _SILENT_S = 30.0
+_WATCHED_S = 2.5
 
 
 class _Payload(NamedTuple):
@@ -129,6 +130,12 @@ class PixelServer:
     def viewers(self) -> int:
         """How many viewers are connected."""
         return len(self._viewers)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a viewer has said something of late; they do every second."""
+        now = time.monotonic()
+        return any(now - viewer.seen < _WATCHED_S for viewer in self._viewers.values())
 
     @property
     def prepared(self) -> int:
