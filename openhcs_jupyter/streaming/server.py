@@ -36,7 +36,7 @@ from openhcs_jupyter.streaming.serving import PixelServer
 from openhcs_jupyter.streaming.sockets import Doorman, Waker
 from openhcs_jupyter.streaming.wire import News, encode
 
-_LOOK_S = 0.025
+_LOOK_S = 0.04
 _IDLE_S = 0.25
 _SLICE_S = 0.005
 _STATE = "server.json"
