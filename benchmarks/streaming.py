@@ -237,6 +237,7 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
     waited: list[float] = []
     seconds: dict[str, list[float]] = {"alone": [], "viewer": [], "stopped": []}
     memory: dict[str, list[int]] = {name: [] for name in seconds}
+    cpu: dict[str, list[float]] = {name: [] for name in seconds}
     with ExitStack() as opened:
         runners = {name: opened.enter_context(program("run", plate, name)) for name in seconds}
         viewers = {
@@ -259,6 +260,7 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
                 shutil.rmtree(done["folder"])
                 if repeat:
                     seconds[name].append(done["seconds"])
+                    cpu[name].append(done["cpu"])
                     memory[name].append(peak.bytes)
     for name, times in seconds.items():
         print(
@@ -270,6 +272,8 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
         "run_with_viewer": median_ratio(seconds["viewer"], seconds["alone"]),
         "run_with_stopped_viewer": median_ratio(seconds["stopped"], seconds["alone"]),
         "memory_with_stopped_viewer": median_ratio(bytes_["stopped"], bytes_["alone"]),
+        "run_with_viewer_cpu": median_ratio(cpu["viewer"], cpu["alone"]),
+        "run_with_stopped_viewer_cpu": median_ratio(cpu["stopped"], cpu["alone"]),
         "unit_to_pixels_ms_p50": 1e3 * float(np.percentile(waited, 50)),
         "unit_to_pixels_ms_p95": 1e3 * float(np.percentile(waited, 95)),
     }
@@ -350,8 +354,8 @@ def main() -> None:
         if options.only in (None, "openhcs"):
             figures |= against_openhcs(place, folder, 2 if options.quick else 5, repeats)
         if options.only in (None, "run"):
-            shape = PlateShape(wells=2 if options.quick else 96, sites=4, channels=2, z=1, size=1080)
-            figures |= beside_a_run(shape, min(repeats, 4))
+            shape = PlateShape(wells=2 if options.quick else 48, sites=4, channels=2, z=1, size=1080)
+            figures |= beside_a_run(shape, min(repeats, 5))
         if options.only in (None, "link"):
             if can_make_networks():
                 figures |= over_a_slow_link(place, folder, repeats)

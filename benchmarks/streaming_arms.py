@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import SCRATCH, answer, pin_threads
+from benchmarks.processes import SCRATCH, answer, cpu_seconds, pin_threads
 
 SIDE = 2048
 AHEAD = 8
@@ -97,13 +97,15 @@ def run(plate: str, how: str) -> None:
     answer(ready=True, folder=str(place), file=str(server.connection_file) if server else "")
     for _ in sys.stdin:
         plan = compile(PIPELINES["standard"](found), found, discover(), workers=1)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), cpu_seconds()
         started = begin(plan, force=True)
         if server is not None:
             server.show(started.folder)
         started.result()
         took = time.perf_counter() - start
-        answer(seconds=took, folder=str(started.folder), viewers=server.viewers if server else 0)
+        answer(
+            seconds=took, cpu=cpu_seconds() - used, folder=str(started.folder), viewers=server.viewers if server else 0
+        )
     if server is not None:
         server.close()
 
