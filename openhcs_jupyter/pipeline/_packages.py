@@ -160,7 +160,7 @@ def module_dict(module: types.ModuleType) -> dict[str, Any]:
 
 def holder_of(value: types.BuiltinFunctionType) -> str:
     """Find the module of a function that does not tell it, as OpenCV's do not."""
-    # Not all that stands there is a module: cffi's libraries are not.
-    modules = [(name, one) for name, one in list(sys.modules.items()) if isinstance(one, types.ModuleType)]
+    # Not all that stands there is a module: cffi's libraries are not, though they say so of their class.
+    modules = [(name, one) for name, one in list(sys.modules.items()) if issubclass(type(one), types.ModuleType)]
     holders = (name for name, module in modules if module_dict(module).get(value.__name__) is value)
     return min(holders, key=lambda name: (len(name), name), default="builtins")
