@@ -113,11 +113,15 @@ class Planes:
         if self.imported is not None:
             raise omero.ApiUsageException(None, None, "Imported pixels cannot be written")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            file.seek(offset)
-            file.write(data)
-            if file.seek(0, os.SEEK_END) < int(np.prod(self.shape)) * self.dtype.itemsize:
-                file.truncate(int(np.prod(self.shape)) * self.dtype.itemsize)
+        # Clients send several planes at once: none of the threads may empty what another has written.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, data, offset)
+            whole = int(np.prod(self.shape)) * self.dtype.itemsize
+            if os.fstat(descriptor).st_size < whole:
+                os.truncate(descriptor, whole)
+        finally:
+            os.close(descriptor)
 
 
 class RawPixels(Servant, omero.api.RawPixelsStore):

@@ -134,5 +134,6 @@ _lock = threading.Lock()
 def register(world: World, servant: Any, identity: Any) -> Any:
     """Add a servant, or take the place of one, and return its proxy."""
     with _lock:
-        world.adapter.remove(identity) if world.adapter.find(identity) else None
+        if world.adapter.find(identity) is not None:
+            world.adapter.remove(identity)
         return world.adapter.add(servant, identity)

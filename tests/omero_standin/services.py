@@ -94,7 +94,7 @@ class Query(_Database, omero.api.IQuery):
         found = self.objects(query, parameters, context)
         if len(found) > 1:
             raise omero.ApiUsageException(None, None, f"query did not return a unique result: {len(found)}")
-        return found[0] if found else _Nothing
+        return found[0] if found else None
 
     def do_projection(self, query: str, parameters: Any, *, context: dict[str, str]) -> list[list[Any]]:
         self.world.ask(query)
@@ -125,14 +125,14 @@ class Query(_Database, omero.api.IQuery):
         with self.world.store.lock:
             found = self.world.store.get(_kind(kind), number)
             sees = found is not None and self.session.sees(found, self.session.group_of(context))
-            return self.load(found) if sees else _Nothing
+            return self.load(found) if sees else None
 
     def do_findAll(self, kind: str, parameters: Any, *, context: dict[str, str]) -> list[Any]:
         return self.objects(f"select o from {_kind(kind)} o order by o.id", parameters, context)
 
     def do_findByString(self, kind: str, name: str, value: str, *, context: dict[str, str]) -> Any:
         found = self._by_string(kind, name, value, context)
-        return found[0] if found else _Nothing
+        return found[0] if found else None
 
     def do_findAllByString(
         self, kind: str, name: str, value: str, sensitive: bool, parameters: Any, *, context: dict[str, str]
@@ -142,13 +142,6 @@ class Query(_Database, omero.api.IQuery):
     def _by_string(self, kind: str, name: str, value: str, context: dict[str, str]) -> list[Any]:
         parameters = omero.sys.ParametersI().addString("value", value)
         return self.objects(f"select o from {_kind(kind)} o where o.{name} = :value", parameters, context)
-
-
-class _NothingType:
-    """An empty answer of an operation that returns an object."""
-
-
-_Nothing = None
 
 
 class Update(_Database, omero.api.IUpdate):

@@ -72,6 +72,7 @@ class OmeroRepository(Repository):
         self._password = password
         self._connection: Connection | None = None
         self._places: dict[int, Place] = {}
+        self._of_plate: dict[int, dict[int, Place]] = {}
         self._registered: EmbeddedRepository | None = None
         settings = load_settings()
         self._binary = settings.omero_binary_repository
@@ -202,11 +203,13 @@ class OmeroRepository(Repository):
 
     def places_of(self, plate: int) -> dict[int, Place]:
         """Return where the images of a plate that was loaded are, by image id."""
-        path = self._places_file / f"{plate}.msgpack"
-        try:
-            return msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
-        except FileNotFoundError:
-            raise RepositoryError(f"Plate {plate} was not loaded on this machine.", "Load it first.") from None
+        if plate not in self._of_plate:
+            path = self._places_file / f"{plate}.msgpack"
+            try:
+                self._of_plate[plate] = msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
+            except FileNotFoundError:
+                raise RepositoryError(f"Plate {plate} was not loaded on this machine.", "Load it first.") from None
+        return self._of_plate[plate]
 
     def image_of(self, plate: int, well: str | None, field: int | None) -> int | None:
         """Return the id of the image of a field; None where it is no field's."""
@@ -341,6 +344,7 @@ class OmeroRepository(Repository):
         partial = folder / f".{plate.id}.{os.getpid()}"
         partial.write_bytes(msgspec.msgpack.encode(images))
         partial.replace(folder / f"{plate.id}.msgpack")
+        self._of_plate[plate.id] = images
 
     def _place_of(self, image: Image) -> Place:
         if image.id not in self._places:

@@ -91,6 +91,7 @@ class Connection:
     def __init__(self, address: Address, password: Callable[[str], str] | None = None) -> None:
         self._lock = threading.RLock()
         self._client: Any = None
+        self._key = ""
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
         self._close_it = False
@@ -99,9 +100,8 @@ class Connection:
 
     @property
     def key(self) -> str:
-        """The session's key."""
-        key: str = self._client.getSessionId()
-        return key
+        """The session's key; known also while the server is away."""
+        return self._key
 
     @property
     def group(self) -> int:
@@ -119,11 +119,6 @@ class Connection:
         """The session's service factory."""
         return self._client.getSession()
 
-    @property
-    def client(self) -> Any:
-        """omero-py's client, for those that need one."""
-        return self._client
-
     def call(self, work: Callable[[Any], T]) -> T:
         """Do something with the session's service factory; a session that broke is joined again, once.
 
@@ -138,7 +133,9 @@ class Connection:
         try:
             return work(self.session)
         except (Ice.ConnectionLostException, Ice.ObjectNotExistException, Ice.ConnectFailedException,
-                Ice.TimeoutException, omero.RemovedSessionException, omero.SessionException):  # fmt: skip
+                Ice.TimeoutException, Ice.CommunicatorDestroyedException, omero.RemovedSessionException,
+                omero.SessionException, omero.ClientError):  # fmt: skip
+            # A client that was closed, too: the server was away when the session was to be joined again.
             self._join_again()
         try:
             return work(self.session)
@@ -196,10 +193,7 @@ class Connection:
         client = self._new_client()
         try:
             client.joinSession(key).detachOnDestroy()
-        except Glacier2.CannotCreateSessionException:
-            client.__del__()
-            return False
-        except Glacier2.PermissionDeniedException:
+        except (Glacier2.CannotCreateSessionException, Glacier2.PermissionDeniedException):
             client.__del__()
             return False
         except Exception as error:
@@ -227,15 +221,14 @@ class Connection:
 
     def _take(self, client: Any) -> None:
         self._context = client.getSession().getAdminService().getEventContext()
-        self._client = client
+        self._client, self._key = client, client.getSessionId()
         self.keep_alive()
 
     def _join_again(self) -> None:
         with self._lock:
-            key = self.key
             with suppress(Exception):
                 self._client.__del__()
-            if not self._join(key):
+            if not self._join(self._key):
                 raise RepositoryError(
                     f"The session with {self.address.uri} has ended.",
                     f"Connect again: %openhcs connect {self.address.uri}",
