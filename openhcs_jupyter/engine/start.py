@@ -76,6 +76,7 @@ def run(
         lack = f"{lack}; the run computes on CPUs"
         plan = plan.on_cpus(discover(file=False))
     repository = connect(plan.repository)
+    repository.reach()
     folder, known_files = _folder(plan, repository, resume)
     record = _record(plan, folder.run_id, options or {})
     if resume is not None:

@@ -136,7 +136,7 @@ class Repository(ABC):
         """Folder of the run store, on this machine."""
 
     def reach(self) -> None:
-        """Join the repository now, not when something is first asked of it.
+        """Join the repository now, not when something is first asked of it, and stay joined while it is open.
 
         Raises
         ------

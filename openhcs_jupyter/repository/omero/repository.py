@@ -79,8 +79,8 @@ class OmeroRepository(Repository):
         self._broker = BrokerClient(settings.omero_broker, self._session_key) if settings.omero_broker else None
 
     def reach(self) -> None:
-        """Open or join the session."""
-        assert self.connection
+        """Open or join the session, and have it kept alive."""
+        self.connection.keep_alive()
 
     @property
     def connection(self) -> Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,14 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository.omero import keeping
 from openhcs_jupyter.repository.omero.address import Address
 
 T = TypeVar("T")
+PATIENCE_S = 180.0
+"""So long a run waits for a server that is away."""
 _KEEP_ALIVE_S = 60.0
+_PAUSE_S = 0.5
 _KEY = "OMERO_SESSION_KEY"
 _KEY_FILE = "OMERO_SESSION_KEY_FILE"
 _INSTALL = "pip install 'openhcs-jupyter[omero]'; where pip finds no wheel of Ice, see the page on OMERO."
@@ -92,9 +97,7 @@ class Connection:
         self._lock = threading.RLock()
         self._client: Any = None
         self._key = ""
-        self._stopped = threading.Event()
-        self._keeper: threading.Thread | None = None
-        self._close_it = False
+        self._kept = ""
         self.address = address
         self._open(password)
 
@@ -119,43 +122,51 @@ class Connection:
         """The session's service factory."""
         return self._client.getSession()
 
-    def call(self, work: Callable[[Any], T]) -> T:
-        """Do something with the session's service factory; a session that broke is joined again, once.
+    def call(self, work: Callable[[Any], T], patience_s: float = 0.0) -> T:
+        """Do something with the session's service factory; where the session broke, it is joined again and done anew.
+
+        Parameters
+        ----------
+        work
+            Done from its beginning after each break, so what it did before must not matter.
+        patience_s
+            A server that is away is waited for so long.
 
         Raises
         ------
         RepositoryError
             If the server is gone, or the session is and cannot be joined.
         """
-        import Ice
-        import omero
-
-        try:
-            return work(self.session)
-        except (Ice.ConnectionLostException, Ice.ObjectNotExistException, Ice.ConnectFailedException,
-                Ice.TimeoutException, Ice.CommunicatorDestroyedException, omero.RemovedSessionException,
-                omero.SessionException, omero.ClientError):  # fmt: skip
-            # A client that was closed, too: the server was away when the session was to be joined again.
-            self._join_again()
-        try:
-            return work(self.session)
-        except Ice.LocalException as error:
-            raise RepositoryError(f"{self.address.uri} does not answer: {_said(error)}.", "Try again later.") from error
+        until = time.monotonic() + patience_s
+        last = False
+        while True:
+            client = self._client
+            try:
+                return work(self.session)
+            except _broken() as error:
+                if last:
+                    raise self._unreachable(error) from error
+                last = time.monotonic() >= until
+            self._join_again(client, until)
 
     def services(self) -> dict[str, str]:
         """Return the context of calls that look into all of the user's groups."""
         return {"omero.group": "-1"}
 
     def keep_alive(self) -> None:
-        """Keep the session alive while this process lives, in a thread of its own."""
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="omero-keep-alive", daemon=True)
-            self._keeper.start()
+        """Have the session kept alive while this connection is open, by a process that no computing holds up."""
+        with self._lock:
+            if self._kept != self._key:
+                self._let_go()
+                idle_ms = self.session.getSessionService().getSession(self._key).timeToIdle
+                idle_s = idle_ms.val / 1000 if idle_ms is not None and idle_ms.val > 0 else _KEEP_ALIVE_S * 3
+                keeping.keep(self.address, self._key, min(_KEEP_ALIVE_S, idle_s / 3))
+                self._kept = self._key
 
     def close(self) -> None:
         """Leave the session; it lives on where another process uses it."""
-        self._stopped.set()
         with self._lock:
+            self._let_go()
             if self._client is not None:
                 with suppress(Exception):
                     self._client.__del__()  # closes the connection and detaches from the session
@@ -167,10 +178,10 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _keep(self) -> None:
-        while not self._stopped.wait(_KEEP_ALIVE_S):
-            with suppress(Exception):
-                self.call(lambda session: session.keepAlive(None))
+    def _let_go(self) -> None:
+        if self._kept:
+            keeping.let_go(self._kept)
+            self._kept = ""
 
     def _open(self, password: Callable[[str], str] | None) -> None:
         saved = saved_session(self.address)
@@ -193,13 +204,13 @@ class Connection:
         client = self._new_client()
         try:
             client.joinSession(key).detachOnDestroy()
+            self._take(client)
         except (Glacier2.CannotCreateSessionException, Glacier2.PermissionDeniedException):
             client.__del__()
             return False
         except Exception as error:
             client.__del__()
             raise self._unreachable(error) from error
-        self._take(client)
         return True
 
     def _log_in(self, password: str) -> None:
@@ -208,6 +219,7 @@ class Connection:
         client = self._new_client()
         try:
             client.createSession(self.address.user, password).detachOnDestroy()
+            self._take(client)
         except Glacier2.PermissionDeniedException:
             client.__del__()
             # Not chained: the call's values, the password among them, would stand in the long traceback.
@@ -217,22 +229,36 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - Ice has many ways to say that a server is not there
             client.__del__()
             raise self._unreachable(error) from None
-        self._take(client)
 
     def _take(self, client: Any) -> None:
         self._context = client.getSession().getAdminService().getEventContext()
         self._client, self._key = client, client.getSessionId()
-        self.keep_alive()
 
-    def _join_again(self) -> None:
+    def _join_again(self, broken: Any, until: float) -> None:
+        """Join the session again, or the one for which the user connected anew; another thread may have done so."""
         with self._lock:
+            if self._client is not broken:
+                return
+            if broken is None:
+                raise RepositoryError(f"The connection with {self.address.uri} was closed.")
             with suppress(Exception):
-                self._client.__del__()
-            if not self._join(self._key):
+                broken.__del__()
+            while True:
+                try:
+                    saved = saved_session(self.address)
+                    if any(self._join(key) for key in dict.fromkeys((self._key, saved.key if saved else self._key))):
+                        break
+                except RepositoryError:
+                    if time.monotonic() >= until:
+                        raise
+                    time.sleep(_PAUSE_S)
+                    continue
                 raise RepositoryError(
                     f"The session with {self.address.uri} has ended.",
-                    f"Connect again: %openhcs connect {self.address.uri}",
+                    f"Connect again: %openhcs connect {self.address.uri}; a run goes on with --resume.",
                 )
+            if self._kept and self._kept != self._key:
+                self.keep_alive()
 
     def _new_client(self) -> Any:
         try:
@@ -244,9 +270,22 @@ class Connection:
         client.enableKeepAlive(0)
         return client
 
-    def _unreachable(self, error: Exception) -> RepositoryError:
+    def _unreachable(self, error: BaseException) -> RepositoryError:
         where = f"{self.address.host}:{self.address.port}"
         return RepositoryError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
+
+
+def _broken() -> tuple[type[BaseException], ...]:
+    """Return the errors by which a connection or session tells that it is no more."""
+    import Ice
+    import omero
+
+    # A client that was closed, too: the server was away when the session was to be joined again.
+    return (
+        Ice.SocketException, Ice.TimeoutException, Ice.CloseConnectionException, Ice.ForcedCloseConnectionException,
+        Ice.ObjectNotExistException, Ice.CommunicatorDestroyedException, Ice.DNSException,
+        omero.SessionException, omero.ClientError,
+    )  # fmt: skip
 
 
 def _said(error: BaseException) -> str:
