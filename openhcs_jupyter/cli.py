@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openhcs_jupyter import __version__
+from openhcs_jupyter.door import DEFAULT_NAME
 from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.magics.demo import add_demo_options
 from openhcs_jupyter.magics.options import (
-    DEFAULT_NAME,
     CommandParser,
     OptionParser,
     add_broker_options,

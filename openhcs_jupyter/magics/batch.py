@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from openhcs_jupyter.door import (
+    DEFAULT_NAME,
+    CellError,
+    RunOptions,
+    Source,
+    choose_plate,
+    define_steps,
+    plan_run,
+    python_of,
+    read_source,
+    script_of,
+    start,
+)
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
 from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
-from openhcs_jupyter.magics.errors import CellError, RunInterrupted, Source, long, short
+from openhcs_jupyter.magics.errors import RunInterrupted, long, short
 from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
-from openhcs_jupyter.magics.job import choose_plate, define_steps, plan_run, python_of, read_source, script_of, start
 from openhcs_jupyter.magics.names import standard_names
-from openhcs_jupyter.magics.options import DEFAULT_NAME, RunOptions, parse_cell
+from openhcs_jupyter.magics.options import parse_cell
 from openhcs_jupyter.magics.plan_view import plan_view
+from openhcs_jupyter.magics.variables import with_selected
 from openhcs_jupyter.magics.views import run_view, view_of
 
 if TYPE_CHECKING:
@@ -90,7 +103,9 @@ def _run(
 
     python = python_of(source)
     steps = define_steps(source, python, namespace)
-    plan = plan_run(steps, source, choose_plate(repository, options), options, script_of(python, namespace))
+    plate = choose_plate(repository, options)
+    options = with_selected(options, plate)
+    plan = plan_run(steps, source, plate, options, script_of(python, namespace))
     if options.dry_run:
         write(plan_view(plan, dry=True).text)
         return

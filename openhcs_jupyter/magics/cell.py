@@ -5,14 +5,24 @@ from __future__ import annotations
 import re
 import sys
 
+from openhcs_jupyter.door import (
+    RunOptions,
+    Source,
+    choose_plate,
+    define_steps,
+    plan_run,
+    script_of,
+    start,
+    viewers_of,
+)
 from openhcs_jupyter.magics.display import display_for
-from openhcs_jupyter.magics.errors import Source, reported
+from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, follow
-from openhcs_jupyter.magics.job import checked_name, choose_plate, define_steps, plan_run, script_of, start, viewers_of
-from openhcs_jupyter.magics.options import RunOptions, cell_parser, parse_cell
+from openhcs_jupyter.magics.options import cell_parser, parse_cell
 from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.render import Rendered, card, code, escape
 from openhcs_jupyter.magics.state import State
+from openhcs_jupyter.magics.variables import checked_name, with_selected
 
 
 async def run_cell(state: State, line: str, cell: str, pause: Pause) -> None:
@@ -76,6 +86,7 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
     name = checked_name(options.name, state.namespace)
     steps = define_steps(source, python, state.namespace)
     plate = choose_plate(state.repository, options, state.plate)
+    options = with_selected(options, plate)
     plan = plan_run(steps, source, plate, options, script_of(python, state.namespace))
     state.plans[name] = plan
     if options.dry_run:

@@ -14,8 +14,8 @@ from openhcs_jupyter.widgets.session import is_watched, widget_view
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from openhcs_jupyter.door import Source
     from openhcs_jupyter.engine import Run
-    from openhcs_jupyter.magics.errors import Source
     from openhcs_jupyter.widgets.run import RunDisplay
 
 _MOMENT_S = 0.3

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError, UsageError
+from openhcs_jupyter.door import CellError, Source
+from openhcs_jupyter.errors import CompileError, OpenHCSError, RunError
 from openhcs_jupyter.events import UnitFailed
 from openhcs_jupyter.magics.options import nearest
 
@@ -21,30 +22,6 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES, _SHOWN_WELLS, _SHOWN_FIELDS = 8, 4, 8
 # Front ends set errors on red of their own, so no colours.
 _BOLD, _FAINT = "1", "2"
-
-
-class Source(NamedTuple):
-    """Text that defines a pipeline."""
-
-    name: str
-    """How the user knows it: ``Cell In[3]``, a file's name."""
-    text: str
-    """All of it; line 1 of a cell is the magic's own."""
-    filename: str
-    """The name under which it was compiled."""
-
-    def line(self, number: int) -> str:
-        """Return a line, counted from 1, or an empty string."""
-        lines = self.text.splitlines()
-        return lines[number - 1] if 0 < number <= len(lines) else ""
-
-
-class CellError(UsageError):
-    """The cell is not valid Python."""
-
-    def __init__(self, error: SyntaxError) -> None:
-        super().__init__(f"{type(error).__name__}: {error.msg}")
-        self.error = error
 
 
 class UnitsError(RunError):

@@ -7,17 +7,16 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from openhcs_jupyter.config import save_setting
+from openhcs_jupyter.door import DEFAULT_NAME, Source, read_source
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics import views
 from openhcs_jupyter.magics.cache_view import cleared_or_shown
 from openhcs_jupyter.magics.cell import run_source, show
 from openhcs_jupyter.magics.display import display_for
-from openhcs_jupyter.magics.errors import Source, long, reported
+from openhcs_jupyter.magics.errors import long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
 from openhcs_jupyter.magics.gpu_view import gpus_view
-from openhcs_jupyter.magics.job import read_source
 from openhcs_jupyter.magics.options import (
-    DEFAULT_NAME,
     CommandParser,
     OptionParser,
     add_cache_options,

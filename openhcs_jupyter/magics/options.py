@@ -7,60 +7,15 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-import msgspec
-
+from openhcs_jupyter.door.options import DEFAULT_NAME, RunOptions, checked
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.model import ImageKind
-
-DEFAULT_NAME = "run"
 
 CELL_DESCRIPTION = """Run the pipeline that the cell defines.
 
 The cell is ordinary Python that assigns pipeline_steps, a list of Step. NAME becomes a variable that holds the run:
 NAME.table("cells"), NAME.image("max_projection", well="A01", field=1), NAME.labels("nuclei", well="A01", field=1)."""
-
-
-class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for on the first line of a cell, or on a command line."""
-
-    name: str = DEFAULT_NAME
-    plate: str | None = None
-    """Id or name."""
-    wells: str | None = None
-    fields: str | None = None
-    channels: str | None = None
-    source: ImageKind = "stack"
-    skip_missing: bool = False
-    preview: str | None = None
-    """A well whose first field is run without saving."""
-    dry_run: bool = False
-    save: bool | None = None
-    """None: as the settings say."""
-    on_error: Literal["continue", "stop"] = "continue"
-    workers: int | None = None
-    device: str = "auto"
-    """``auto``, ``cpu``, ``gpu``, or one of them: ``gpu:1``."""
-    scheduler: str | None = None
-    """Of Dask; None: as the settings say."""
-    resume: str | None = None
-    """``last`` or a run's id."""
-    force: bool = False
-    background: bool = False
-    view: bool = False
-    """Show the results in a viewer as they arrive."""
-    quiet: bool = False
-    help: bool = False
-
-    def given(self) -> dict[str, str | int | float | bool | list[str] | None]:
-        """Return what differs from the defaults, for the record of the run."""
-        default = RunOptions()
-        return {
-            name: value
-            for name in self.__struct_fields__
-            if (value := getattr(self, name)) != getattr(default, name) or name == "name"
-        }
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -200,21 +155,7 @@ def run_options(values: argparse.Namespace) -> RunOptions:
         If values do not fit, alone or together.
     """
     known = {name: value for name, value in vars(values).items() if name in RunOptions.__struct_fields__}
-    device = str(known.get("device", "auto"))
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
-        raise UsageError(f"--device {device}: there is no such device", "Devices are auto, cpu, gpu, gpu:0, gpu:1, ...")
-    workers = known.get("workers")
-    if workers is not None and workers < 1:
-        raise UsageError(
-            f"--workers {workers}: a run needs at least one worker", "Leave --workers out to use all cores."
-        )
-    if known.get("preview") and known.get("save"):
-        raise UsageError("--preview and --save exclude each other", "A preview is one field; nothing of it is saved.")
-    if known.get("preview") and (known.get("wells") or known.get("fields")):
-        raise UsageError("--preview chooses the well and field itself", "Leave out --wells and --fields.")
-    if known.get("resume") and known.get("force"):
-        raise UsageError("--resume and --force exclude each other", "--resume keeps what is there, --force does not.")
-    return RunOptions(**known)
+    return checked(RunOptions(**known))
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from openhcs_jupyter.compiler import ExecutionPlan
+    from openhcs_jupyter.door import Source
     from openhcs_jupyter.engine import Run
-    from openhcs_jupyter.magics.errors import Source
     from openhcs_jupyter.magics.viewing import Viewing
     from openhcs_jupyter.repository import Repository
 

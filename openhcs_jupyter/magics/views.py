@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from openhcs_jupyter.door import Source
 from openhcs_jupyter.events import Progress, UnitFailed
 from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.errors import Source, failure_lines
+from openhcs_jupyter.magics.errors import failure_lines
 from openhcs_jupyter.magics.render import Rendered, count_text, grid, some
 from openhcs_jupyter.model import ResultSpec, RunStatus
 

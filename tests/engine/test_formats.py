@@ -15,12 +15,10 @@ import zarr
 
 from openhcs_jupyter import Labels, Step, Table, image, measure
 from openhcs_jupyter.compiler import ExecutionPlan
+from openhcs_jupyter.door import RunOptions, Source, plan_run
 from openhcs_jupyter.engine import Run, run
 from openhcs_jupyter.errors import CompileError, RepositoryError
 from openhcs_jupyter.functions import gaussian_blur, max_projection, percentile_normalize, segment_nuclei
-from openhcs_jupyter.magics.errors import Source
-from openhcs_jupyter.magics.job import plan_run
-from openhcs_jupyter.magics.options import RunOptions
 from openhcs_jupyter.pipeline.contracts import Context
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.saved import open_results

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from openhcs_jupyter.door import RunOptions
+from openhcs_jupyter.door.places import parse_channels, parse_fields, parse_wells
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.options import RunOptions, parse_cell
-from openhcs_jupyter.magics.places import parse_channels, parse_fields, parse_wells
+from openhcs_jupyter.magics.options import parse_cell
 from openhcs_jupyter.model import Field, Plate, Well, parse_well, well_name
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from openhcs_jupyter.compiler import Selection
-from openhcs_jupyter.magics.errors import Source
-from openhcs_jupyter.magics.job import define_steps
+from openhcs_jupyter.door import Source, define_steps
 from openhcs_jupyter.pipeline import adapt
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from tests.engine.bench import Bench

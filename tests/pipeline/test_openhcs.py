@@ -20,10 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openhcs_jupyter.compiler import Selection
+from openhcs_jupyter.door import Source, define_steps, plan_run, viewers_of
 from openhcs_jupyter.errors import CompileError, UsageError
 from openhcs_jupyter.functions import composite, gaussian_blur, max_projection, top_hat
-from openhcs_jupyter.magics.errors import Source
-from openhcs_jupyter.magics.job import define_steps, plan_run, viewers_of
 from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import parse_cell
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well

@@ -1,23 +1,17 @@
-"""From a source text and options to a running plan: the one way that the cell magic and the command line share."""
+"""From steps and options to a running plan: the one way that cells, the command line and jobs share."""
 
 from __future__ import annotations
 
-import ast
-import builtins
-import dis
-import keyword
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from openhcs_jupyter.config import Settings, load_settings
+from openhcs_jupyter.door.options import RunOptions
+from openhcs_jupyter.door.places import parse_channels, parse_fields, parse_wells
+from openhcs_jupyter.door.text import Script, Source
 from openhcs_jupyter.errors import RepositoryError, UsageError
-from openhcs_jupyter.magics.errors import CellError, Source
-from openhcs_jupyter.magics.options import RunOptions
-from openhcs_jupyter.magics.places import parse_channels, parse_fields, parse_wells
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan, Selection
@@ -27,106 +21,8 @@ if TYPE_CHECKING:
     from openhcs_jupyter.repository import Repository
     from openhcs_jupyter.topology import Topology
 
-STEPS = "pipeline_steps"
-SELECTED = "selected"
-"""Stands for the wells that are selected in the plate view."""
 _SHOWN = 5
 _HERE = ("localhost", "127.0.0.1", "::1")
-CONFIG = "pipeline_config"
-"""What OpenHCS's documents call the settings that all of their steps have in common."""
-
-
-def checked_name(name: str, namespace: dict[str, Any]) -> str:
-    """Return `name` if it can be the variable of a run.
-
-    Raises
-    ------
-    UsageError
-        If it is not an identifier, or the name of a function, class or module that the user has.
-    """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise UsageError(f"{name!r} cannot be the name of a variable", "The run's name comes first: %%openhcs nuclei.")
-    held = namespace.get(name, getattr(builtins, name, None))
-    if callable(held) or type(held).__name__ == "module":
-        kind = "module" if type(held).__name__ == "module" else "function or class"
-        raise UsageError(f"{name!r} is a {kind} already; a run would replace it", "Give the run another name.")
-    return name
-
-
-def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[Step | FunctionStep]:
-    """Execute the text that defines a pipeline, and return its steps.
-
-    Parameters
-    ----------
-    source
-        What the user wrote.
-    code
-        The same as Python, with the same line numbers.
-    namespace
-        Where it is executed; keeps what the text defines.
-
-    Raises
-    ------
-    CellError
-        If the text is not valid Python.
-    UsageError
-        If it does not assign a list of steps to ``pipeline_steps``.
-    """
-    try:
-        compiled = compile(code, source.filename, "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise CellError(error) from None
-    if not _assigns(compiled, STEPS):
-        raise UsageError(f"{source.name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
-    exec(compiled, namespace)  # noqa: S102
-    config = namespace.get(CONFIG) if _assigns(compiled, CONFIG) else None
-    return _checked_steps(namespace.get(STEPS), config, _entry_lines(code))
-
-
-class Script(NamedTuple):
-    """What makes a cell's steps again without the cells before it."""
-
-    text: str
-    """Python; empty where it cannot be written."""
-    unsaid: Mapping[str, str]
-    """By name: what cannot be written."""
-
-
-def script_of(code: str, namespace: dict[str, Any]) -> Script:
-    """Write one text that makes the steps again of a text that `define_steps` has executed in `namespace`."""
-    from openhcs_jupyter.pipeline.source import SourceError, capture
-
-    try:
-        return Script(capture(code.removeprefix("\n"), namespace), {})
-    except SourceError as error:
-        return Script("", error.names)
-
-
-def read_source(file: str) -> Source:
-    """Read a file that defines a pipeline.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be read.
-    """
-    if file.endswith(".ipynb"):
-        raise UsageError(f"{file} is a notebook", "Run it with: jupyter nbconvert --to html --execute")
-    path = Path(file).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(
-            f"{file} cannot be read: {reason}", "Name a Python file that assigns pipeline_steps."
-        ) from None
-    return Source(path.name, text, str(path.resolve()))
-
-
-def python_of(source: Source) -> str:
-    """Return a source as Python, with the same line numbers: a file may hold a cell with its first line."""
-    first, _, rest = source.text.partition("\n")
-    return f"\n{rest}" if first.startswith("%%openhcs") else source.text
 
 
 def choose_plate(repository: Repository, options: RunOptions, chosen: int | None = None) -> Plate:
@@ -165,7 +61,7 @@ def selection_of(options: RunOptions, plate: Plate) -> Selection:
     from openhcs_jupyter.compiler import Selection
 
     channels = parse_channels(options.channels) if options.channels else None
-    wells = _wells(options.wells, plate) if options.wells else None
+    wells = parse_wells(options.wells, plate) if options.wells else None
     fields = parse_fields(options.fields) if options.fields else None
     if options.preview is not None:
         wells = parse_wells(options.preview, plate)
@@ -184,6 +80,7 @@ def plan_run(
     plate: Plate,
     options: RunOptions,
     script: Script | None = None,
+    topology: Topology | None = None,
 ) -> ExecutionPlan:
     """Compile the steps for a plate on this machine or on Dask.
 
@@ -199,6 +96,8 @@ def plan_run(
         What of it, and how.
     script
         From `script_of`; becomes part of the provenance.
+    topology
+        What may be used; left out, all that is found.
 
     Raises
     ------
@@ -220,7 +119,7 @@ def plan_run(
     plan = compile_pipeline(
         pipeline,
         plate,
-        _topology(_scheduler(options, settings)),
+        topology or _topology(_scheduler(options, settings)),
         _narrowed(selection_of(options, plate), adapted.wells),
         save=_save(options, settings),
         workers=options.workers or settings.workers or None,
@@ -272,14 +171,6 @@ def _require_unchanged(plan: ExecutionPlan) -> None:
         )
 
 
-def _wells(text: str, plate: Plate) -> tuple[str, ...]:
-    if text == SELECTED:
-        from openhcs_jupyter.widgets.session import session
-
-        return session.selected(plate)
-    return parse_wells(text, plate)
-
-
 def _scheduler(options: RunOptions, settings: Settings) -> str:
     """Return where Dask is; empty where a run is done on this machine, as a preview always is."""
     return "" if options.preview is not None else options.scheduler or settings.scheduler
@@ -320,42 +211,3 @@ def _narrowed(selection: Selection, wells: tuple[str, ...] | None) -> Selection:
             "Choose wells that it takes, or leave it out.",
         )
     return msgspec.structs.replace(selection, wells=both)
-
-
-def _assigns(code: CodeType, name: str) -> bool:
-    stores = {"STORE_NAME", "STORE_GLOBAL"}
-    return any(step.opname in stores and step.argval == name for step in dis.get_instructions(code))
-
-
-def _entry_lines(code: str) -> list[int]:
-    """Find the lines on which the entries of the list of steps begin; none where it is no plain list."""
-    lines: list[int] = []
-    for statement in ast.parse(code).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        if isinstance(statement, ast.AnnAssign):
-            targets = [statement.target]
-        if any(isinstance(target, ast.Name) and target.id == STEPS for target in targets):
-            value = getattr(statement, "value", None)
-            lines = [entry.lineno for entry in value.elts] if isinstance(value, ast.List | ast.Tuple) else []
-    return lines
-
-
-def _checked_steps(steps: object, config: object, lines: Sequence[int]) -> list[Step | FunctionStep]:
-    from openhcs_jupyter.pipeline import Step, function_step, is_function_step
-
-    if isinstance(steps, Step) or is_function_step(steps):
-        raise UsageError(f"{STEPS} is one Step", f"Put it into a list: {STEPS} = [Step(...)]")
-    if not isinstance(steps, list | tuple):
-        raise UsageError(f"{STEPS} is a {type(steps).__name__}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
-    checked: list[Step | FunctionStep] = []
-    for number, step in enumerate(steps, 1):
-        if isinstance(step, Step):
-            checked.append(step)
-        elif is_function_step(step):
-            taken = function_step(step, config)
-            taken.line = taken.line or (lines[number - 1] if len(lines) == len(steps) else 0)
-            checked.append(taken)
-        else:
-            what = getattr(step, "__name__", None) or type(step).__name__
-            raise UsageError(f"Entry {number} of {STEPS} is {what}, not a Step", "Wrap it: Step(function, {params}).")
-    return checked

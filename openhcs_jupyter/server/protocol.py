@@ -1,0 +1,458 @@
+"""What clients and the execution server say to each other. ``docs/server-protocol.md`` describes it for strangers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from openhcs_jupyter.door.options import RunOptions
+from openhcs_jupyter.events import Event, Notice, RunFinished, RunStarted, UnitDone, UnitFailed
+
+PROTOCOL_VERSION = 1
+MOST_REQUEST_BYTES = 4 << 20
+"""Of a message from a client; what is larger closes the connection."""
+MOST_REPLY_BYTES = 8 << 20
+MOST_CHUNK_BYTES = 512 << 10
+"""Of a file, in one reply."""
+MOST_LISTED = 500
+"""Jobs in one reply."""
+MOST_EVENTS = 1000
+"""Events in one reply or announcement."""
+TICKET_BYTES = 32
+
+JobState = Literal["queued", "compiling", "running", "saving", "parked", "needs_login", "done", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+"""States that a job leaves only when it is asked to go on."""
+RESTING: frozenset[str] = frozenset({"parked", "needs_login"})
+"""States in which it waits for its owner."""
+ACTIVE: frozenset[str] = frozenset({"compiling", "running", "saving"})
+"""States in which it has a process."""
+
+_Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}(-[0-9]{1,6})?$")]
+_JobId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[^\W\d]\w{0,127}$")]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53))]
+_Secret = Annotated[str, msgspec.Meta(max_length=256)]
+_File = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job does: source code with small constants, never pickles."""
+
+    name: _Name
+    """Of the run."""
+    cell: Annotated[str, msgspec.Meta(max_length=2 << 20)]
+    """Python that assigns ``pipeline_steps``, with the line numbers of what the user wrote."""
+    before: Annotated[str, msgspec.Meta(max_length=2 << 20)] = ""
+    """Python that is executed first: what the cell takes from earlier ones, and ``__future__`` imports."""
+    text: Annotated[str, msgspec.Meta(max_length=2 << 20)] = ""
+    """What the user wrote, for the provenance; empty where it is `cell`."""
+    text_name: Annotated[str, msgspec.Meta(max_length=256)] = "<pipeline>"
+    """Where it stood: ``Cell In[3]``, a file's name."""
+    options: RunOptions = RunOptions()
+    """The plate, what of it, and how; ``selected`` wells and variables are resolved by the client."""
+    viewers: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
+    """Listening viewers that the job calls, by their invitations' lines."""
+
+
+class StateChanged(Event, frozen=True, kw_only=True, tag="state-changed"):
+    """A job has another state."""
+
+    state: JobState
+    message: str = ""
+    """Why, where that is not plain."""
+    attempt: int = 0
+    """Counts the job's processes."""
+
+
+class Planned(Event, frozen=True, kw_only=True, tag="planned"):
+    """A job is compiled; its run has an id, and files to fetch: ``run.json``, ``plan.json``, ``plate.json``."""
+
+    run: str
+    folder: str
+    """Of the run, on the server."""
+    plate_id: int
+    plate_name: str
+    units: int
+
+
+AnyJobEvent = StateChanged | Planned | RunStarted | UnitDone | UnitFailed | Notice | RunFinished
+
+
+class JobEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that happened to a job."""
+
+    number: int
+    """Counts from 1 within the job."""
+    event: AnyJobEvent
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as its owner sees it."""
+
+    id: str
+    key: str
+    """That the client made for it."""
+    owner: str
+    name: str
+    """Of its run."""
+    plate: str
+    """As it was asked for, then the plate's id."""
+    plate_name: str = ""
+    state: JobState
+    message: str = ""
+    """Why it failed, was parked, or waits."""
+    priority: int = 0
+    submitted: float
+    """Seconds since the epoch, as all times."""
+    started: float | None = None
+    """When its first process was."""
+    ended: float | None = None
+    run: str = ""
+    """Id of its run; empty until it is compiled."""
+    folder: str = ""
+    """Of the run, on the server."""
+    results: str | None = None
+    """Where saved results are."""
+    units: int = 0
+    done: int = 0
+    failed: int = 0
+    workers: int = 0
+    """Cores that it is leased; 0 where it does not run."""
+    devices: tuple[str, ...] = ()
+    """GPUs that it is leased."""
+    attempts: int = 0
+    """Processes that it has had."""
+    events: int = 0
+    """Number of its latest event."""
+    ahead: int | None = None
+    """Jobs that stand before it in the queue; None where it is not queued."""
+    stopping: bool = False
+    """It is asked to stop, and has not yet."""
+
+
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU of the server."""
+
+    id: str
+    name: str
+    memory_bytes: int
+    job: str = ""
+    """That it is leased to; empty where it is free, ``-`` where the job is another owner's."""
+
+
+# Requests. Each has an id of the client's choice, which the reply repeats.
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="is"):
+    """The base of all requests."""
+
+    id: _Number
+
+
+class Hello(Request, frozen=True, kw_only=True, tag="hello"):
+    """Says who the client is; what it then asks on connections with the same CURVE key is asked by this owner.
+
+    Exactly one of `token` and `session` is given. Said again with a new session, it lets jobs go on that need a login.
+    """
+
+    version: int
+    token: _Secret = ""
+    """Out of a token file."""
+    session: _Secret = ""
+    """UUID of a session with the server's OMERO."""
+
+
+class Ping(Request, frozen=True, kw_only=True, tag="ping"):
+    """Asks whether the server is there."""
+
+
+class Submit(Request, frozen=True, kw_only=True, tag="submit"):
+    """Hands in a job. With a key that the owner has used already, it is answered with that job, and nothing is made."""
+
+    key: _Key
+    """32 hexadecimal digits, chosen at random by the client (`new_key`); one of several plates adds ``-N``."""
+    payload: Payload
+    priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
+    """Among the jobs of the same owner; larger ones come first."""
+
+
+class GetJob(Request, frozen=True, kw_only=True, tag="job"):
+    """Asks for one job."""
+
+    job: _JobId
+    """Its id, or its run's."""
+
+
+class ListJobs(Request, frozen=True, kw_only=True, tag="jobs"):
+    """Asks for the owner's jobs, the latest first."""
+
+    states: tuple[JobState, ...] = ()
+    """Empty asks for all."""
+    before: str = ""
+    """Go on after this job of an earlier page."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_LISTED)] = 100
+    everybody: bool = False
+    """For administrators: jobs of all owners."""
+
+
+class GetEvents(Request, frozen=True, kw_only=True, tag="events"):
+    """Asks for a job's events after a number; 0 asks for all."""
+
+    job: _JobId
+    after: _Number = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_EVENTS)] = MOST_EVENTS
+
+
+class GetLog(Request, frozen=True, kw_only=True, tag="log"):
+    """Asks for what a job's processes have written to their output; answered by `Chunk`."""
+
+    job: _JobId
+    offset: _Number = 0
+
+
+class Fetch(Request, frozen=True, kw_only=True, tag="fetch"):
+    """Asks for a part of a file of a job's run, such as ``plan.json`` or ``units/KEY/table.cells.arrow``."""
+
+    job: _JobId
+    file: _File
+    offset: _Number = 0
+
+
+class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
+    """Stops a job; what is finished is kept."""
+
+    job: _JobId
+
+
+class Park(Request, frozen=True, kw_only=True, tag="park"):
+    """Stops a job until it is asked to go on."""
+
+    job: _JobId
+
+
+class Resume(Request, frozen=True, kw_only=True, tag="resume"):
+    """Lets a job go on that is parked, cancelled, has failed or needs a login; no finished unit is done again."""
+
+    job: _JobId
+
+
+class GetServer(Request, frozen=True, kw_only=True, tag="server"):
+    """Asks how the server is."""
+
+
+# Replies.
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="is"):
+    """The base of all replies."""
+
+    id: int
+
+
+class Welcome(Reply, frozen=True, kw_only=True, tag="welcome"):
+    """The answer to `Hello`."""
+
+    version: int
+    server_version: str
+    """Of the package."""
+    name: str
+    """``ACCOUNT@HOST`` of the server."""
+    owner: str
+    administrator: bool
+    repository: str
+    """URI that jobs take their plates from."""
+    news_port: int
+    """Of the XPUB socket, at the same host."""
+    ticket: bytes
+    """Topic of the owner's events there; another one after the server's restart."""
+
+
+class Pong(Reply, frozen=True, kw_only=True, tag="pong"):
+    """The server is there."""
+
+    time: float
+    known: bool
+    """The client has said who it is; if not, it says `Hello` again."""
+
+
+class JobIs(Reply, frozen=True, kw_only=True, tag="job"):
+    """One job, as it is after the request was done."""
+
+    job: Job
+
+
+class JobsAre(Reply, frozen=True, kw_only=True, tag="jobs"):
+    """A page of jobs."""
+
+    jobs: tuple[Job, ...]
+    more: bool
+    """Ask again with `before`."""
+
+
+class EventsAre(Reply, frozen=True, kw_only=True, tag="events"):
+    """A page of a job's events."""
+
+    job: str
+    events: tuple[JobEvent, ...]
+    latest: int
+    """Number of the job's latest event."""
+    state: JobState
+
+
+class Chunk(Reply, frozen=True, kw_only=True, tag="chunk"):
+    """A part of a file."""
+
+    data: bytes
+    offset: int
+    size: int
+    """Of the whole file, as it is now."""
+
+
+class ServerIs(Reply, frozen=True, kw_only=True, tag="server"):
+    """How the server is."""
+
+    name: str
+    server_version: str
+    repository: str
+    started: float
+    several_owners: bool
+    jobs: dict[str, int]
+    """By state: the owner's jobs; an administrator's answer counts everybody's."""
+    queued: int
+    """Everybody's."""
+    active: int
+    """Everybody's."""
+    cores: int
+    """That are leased to jobs at most."""
+    cores_leased: int
+    devices: tuple[DeviceUse, ...]
+    memory_bytes: int
+    memory_free_bytes: int
+    clients: int
+    stopping: bool
+
+
+RefusedKind = Literal["malformed", "version", "identity", "unknown", "invalid", "quota", "busy", "gone", "internal"]
+
+
+class Refused(Reply, frozen=True, kw_only=True, tag="refused"):
+    """A request is not done, and has changed nothing."""
+
+    kind: RefusedKind
+    """``identity``: say `Hello` (again). ``busy``: ask again later. ``unknown``: there is no such job of this owner."""
+    message: str
+    hint: str = ""
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True, tag_field="is", tag="news"):
+    """Events of one job, as they happen; the second frame of an announcement, whose first one is the owner's ticket.
+
+    What was missed, seen by a gap in the numbers, is asked for with `GetEvents`.
+    """
+
+    job: str
+    state: JobState
+    events: tuple[JobEvent, ...]
+
+
+AnyRequest = Hello | Ping | Submit | GetJob | ListJobs | GetEvents | GetLog | Fetch | Cancel | Park | Resume | GetServer
+AnyReply = Welcome | Pong | JobIs | JobsAre | EventsAre | Chunk | ServerIs | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+_replies: msgspec.msgpack.Decoder[AnyReply] = msgspec.msgpack.Decoder(AnyReply)
+_news: msgspec.msgpack.Decoder[News] = msgspec.msgpack.Decoder(News)
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    id: _Number
+
+
+_numbered = msgspec.msgpack.Decoder(_Numbered)
+T = TypeVar("T")
+
+
+class MalformedError(Exception):
+    """A message is not what the protocol says.
+
+    Parameters
+    ----------
+    message
+        What is wrong with it.
+    request
+        Its id, where that much can be read.
+    """
+
+    def __init__(self, message: str, request: int | None = None) -> None:
+        super().__init__(message)
+        self.request = request
+
+
+def encode(message: Request | Reply | News) -> bytes:
+    """Write a message: one frame."""
+    return _encoder.encode(message)
+
+
+def read_request(frames: Sequence[Any]) -> AnyRequest:
+    """Read a client's message: one frame.
+
+    Raises
+    ------
+    MalformedError
+        If it is none.
+    """
+    if len(frames) != 1:
+        raise MalformedError(f"{len(frames)} frames instead of 1")
+    try:
+        return _decode(_requests, frames[0])
+    except MalformedError as error:
+        raise MalformedError(str(error), _id_of(frames[0])) from None
+
+
+def read_reply(frames: Sequence[Any]) -> AnyReply:
+    """Read the server's message: one frame.
+
+    Raises
+    ------
+    MalformedError
+        If it is none.
+    """
+    if len(frames) != 1:
+        raise MalformedError(f"{len(frames)} frames instead of 1")
+    return _decode(_replies, frames[0])
+
+
+def read_news(frames: Sequence[Any]) -> News:
+    """Read an announcement: a ticket and one frame.
+
+    Raises
+    ------
+    MalformedError
+        If it is none.
+    """
+    if len(frames) != 2:
+        raise MalformedError(f"{len(frames)} frames instead of 2")
+    return _decode(_news, frames[1])
+
+
+def new_key() -> str:
+    """Make the key of a job, before it is submitted for the first time."""
+    return secrets.token_hex(16)
+
+
+def _id_of(frame: Any) -> int | None:
+    try:
+        return _decode(_numbered, frame).id
+    except MalformedError:
+        return None
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Any) -> T:
+    try:
+        return decoder.decode(memoryview(frame))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedError(str(error)) from None
