@@ -25,6 +25,7 @@ from openhcs_jupyter.magics.options import (
 )
 
 if TYPE_CHECKING:
+    from openhcs_jupyter.kernel.doctor import Finding
     from openhcs_jupyter.magics.render import Rendered
     from openhcs_jupyter.repository import Repository
 
@@ -84,10 +85,20 @@ def _parser() -> OptionParser:
     place.add_argument("--user", action="store_true", help="for the user, in every environment")
     place.add_argument("--prefix", metavar="FOLDER", help="into FOLDER/share/jupyter")
     place.add_argument("--sys-prefix", action="store_true", help="for this environment (the default in one)")
-    install.add_argument("--name", default="openhcs", help="name of the kernelspec")
+    install.add_argument("--name", help="name of the kernelspec; left out, openhcs, or openhcs-HOST")
+    install.add_argument("--remote", metavar="USER@HOST", help="kernels run on a machine that ssh reaches")
+    install.add_argument("--python", metavar="PATH", help="with --remote: the Python there that has openhcs-jupyter")
+    install.add_argument(
+        "--idle-hours",
+        metavar="N",
+        type=float,
+        default=12.0,
+        help="with --remote: a kernel that nobody has reached for so long, and that has nothing to do, ends",
+    )
     uninstall = add("uninstall", _uninstall, "Remove the kernel from Jupyter.")
     uninstall.add_argument("--name", default="openhcs", help="name of the kernelspec")
-    add("doctor", _doctor, "Say what is here, what is missing, and what to do.")
+    doctor = add("doctor", _doctor, "Say what is here, what is missing, and what to do.")
+    doctor.add_argument("--remote", metavar="NAME", help="look at the machine of a remote kernel")
     import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.", repository=True)
     add_import_options(import_)
     demo = add("demo-plate", _demo_plate, "Make a synthetic plate with known truth.")
@@ -140,8 +151,32 @@ def _install(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.kernel import install
 
     prefix = sys.prefix if arguments.sys_prefix else arguments.prefix
-    where = install(user=arguments.user, prefix=prefix, name=arguments.name)
+    if arguments.remote:
+        return _install_remote(arguments, prefix)
+    if arguments.python:
+        raise UsageError("--python belongs to --remote", "The kernel of this machine runs in the Python that you call.")
+    where = install(user=arguments.user, prefix=prefix, name=arguments.name or "openhcs")
     _say(f"Installed the kernel OpenHCS in {where}")
+    return 0
+
+
+def _install_remote(arguments: argparse.Namespace, prefix: str | None) -> int:
+    from openhcs_jupyter.kernel.remote import install_remote, look
+    from openhcs_jupyter.kernel.ssh import Host
+
+    host = Host(arguments.remote, "install")
+    try:
+        probe = look(host, arguments.python)
+        _say(f"openhcs-jupyter {probe.version} on {host.name}, {probe.python}")
+        missing = _show_findings(probe.findings)
+        kernel = install_remote(
+            host, probe, user=arguments.user, prefix=prefix, name=arguments.name, idle_hours=arguments.idle_hours
+        )
+    finally:
+        host.leave()
+    _say(f"Installed the kernel {kernel.name} in {kernel.folder}")
+    if missing:
+        _say(f"{missing} missing on {host.name}; kernels start, and say so where it matters.")
     return 0
 
 
@@ -152,18 +187,36 @@ def _uninstall(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+def _doctor(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.kernel.doctor import examine
 
+    if arguments.remote is None:
+        findings: Sequence[Finding] = examine()
+    else:
+        from openhcs_jupyter.kernel.remote import look, remote_kernel
+        from openhcs_jupyter.kernel.ssh import Host
+
+        kernel = remote_kernel(arguments.remote)
+        host = Host(kernel.host, "doctor")
+        try:
+            probe = look(host, kernel.python)
+        finally:
+            host.leave()
+        _say(f"openhcs-jupyter {probe.version} on {host.name}, {probe.python}")
+        findings = probe.findings
+    missing = _show_findings(findings)
+    _say(f"{missing} missing." if missing else "Ready.")
+    return _FAILED if missing else 0
+
+
+def _show_findings(findings: Sequence[Finding]) -> int:
+    """Show what was found, and return how much is missing."""
     signs = {"ok": "\u2713", "optional": "\u25cb", "missing": "\u2717"}
-    findings = examine()
     for finding in findings:
         _say(f"{signs[finding.state]} {finding.what:<16} {finding.found}")
         if finding.advice:
             _say(f"  {'':<16} {finding.advice}")
-    missing = sum(finding.state == "missing" for finding in findings)
-    _say(f"{missing} missing." if missing else "Ready.")
-    return _FAILED if missing else 0
+    return sum(finding.state == "missing" for finding in findings)
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -61,6 +61,10 @@ class RunError(OpenHCSError):
     """A run has failed, or its results are not there."""
 
 
+class RemoteError(OpenHCSError):
+    """A machine cannot be reached, or lacks what a kernel needs."""
+
+
 class StreamError(OpenHCSError):
     """What a viewer asked for is not there, or a connection cannot be made."""
 

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TICK_S = 0.1
+_CONDUCTED: list[Run] = []
+
+
+def conducted() -> Sequence[Run]:
+    """List the runs that this process conducts now."""
+    return [run for run in _CONDUCTED if run._thread is not None and run._thread.is_alive()]
 
 
 class Run:
@@ -62,6 +68,7 @@ class Run:
         self._seen = _Seen(self.plan)  # how an earlier start of the run ended is past
         self._conductor = conductor
         self._thread = threading.Thread(target=conductor.run, name=f"openhcs-{self.id}")
+        _CONDUCTED[:] = [*conducted(), self]
         self._thread.start()
 
     @property

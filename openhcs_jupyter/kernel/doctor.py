@@ -40,6 +40,7 @@ def examine() -> list[Finding]:
         _packages,
         _extras,
         _kernelspec,
+        _remote_kernels,
         _machine,
         _broker,
         _settings_and_repository,
@@ -111,6 +112,19 @@ def _kernelspec() -> Iterator[Finding]:
         yield Finding(state="missing", what="kernelspec", found=found, advice="openhcs-jupyter install")
     else:
         yield Finding(state="ok", what="kernelspec", found=f"{where}, starts {program}")
+
+
+def _remote_kernels() -> Iterator[Finding]:
+    from openhcs_jupyter.kernel.remote import remote_kernels
+
+    for kernel in remote_kernels():
+        found = f"{kernel.name} on {kernel.host}, in {kernel.folder}"
+        look = f"openhcs-jupyter doctor --remote {kernel.name} looks there."
+        if _version("sshpyk") is None:
+            advice = f"{sys.executable} -m pip install 'openhcs-jupyter[remote]'"
+            yield Finding(state="missing", what="remote kernel", found=f"{found}: sshpyk is missing", advice=advice)
+        else:
+            yield Finding(state="ok", what="remote kernel", found=found, advice=look)
 
 
 def _machine() -> Iterator[Finding]:

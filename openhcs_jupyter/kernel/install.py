@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -47,6 +48,11 @@ def install(*, user: bool = False, prefix: str | Path | None = None, name: str =
     OpenHCSError
         If the folder cannot be written.
     """
+    return place(_spec(), user=user, prefix=prefix, name=name)
+
+
+def place(spec: Mapping[str, object], *, user: bool, prefix: str | Path | None, name: str) -> Path:
+    """Put a kernelspec with our logos where Jupyter finds it; parameters and errors as for `install`."""
     from jupyter_client.kernelspec import KernelSpecManager
 
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
@@ -58,7 +64,7 @@ def install(*, user: bool = False, prefix: str | Path | None = None, name: str =
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / name
         shutil.copytree(source_folder(), staged)
-        (staged / "kernel.json").write_text(json.dumps(_spec(), indent=1) + "\n")
+        (staged / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
         try:
             manager = KernelSpecManager()
             where: str = manager.install_kernel_spec(
@@ -126,10 +132,13 @@ def help_links() -> list[HelpLink]:
     return links
 
 
+def kernel_command() -> list[str]:
+    """Return the command that starts a kernel, with ``{connection_file}`` in it, in this environment."""
+    argv: list[str] = json.loads((source_folder() / "kernel.json").read_text())["argv"]
+    # Jupyter may run in another environment than the kernel.
+    return [sys.executable, *argv[1:]]
+
+
 def _spec() -> dict[str, object]:
     spec: dict[str, object] = json.loads((source_folder() / "kernel.json").read_text())
-    argv = spec["argv"]
-    assert isinstance(argv, list)
-    # Jupyter may run in another environment than the kernel.
-    spec["argv"] = [sys.executable, *argv[1:]]
-    return spec
+    return spec | {"argv": kernel_command()}

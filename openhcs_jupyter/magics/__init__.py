@@ -51,12 +51,22 @@ def load(shell: InteractiveShell) -> None:
 
         kernel.help_links = [*help_links(), *kernel.help_links]
         _take_up_viewers(state, kernel)
+        _listen(shell, state)
+
+
+def _listen(shell: InteractiveShell, state: Any) -> None:
+    """Speak with the user's laptop, if this kernel was started from one."""
+    if "OPENHCS_LINE" in os.environ:
+        from openhcs_jupyter.kernel.line import line_of
+
+        state.line = line_of(shell)
 
 
 def _take_up_viewers(state: Any, kernel: Any) -> None:
     """Let the viewers of a kernel that was restarted find it again; what it served them by lies beside its file."""
     file = getattr(getattr(kernel, "parent", None), "abs_connection_file", "")
-    if os.path.isdir(f"{os.path.splitext(file)[0]}.openhcs"):  # noqa: PTH112, PTH122 - pathlib costs time to import
+    kept = f"{os.path.splitext(file)[0]}.openhcs/server.json"  # noqa: PTH122 - pathlib costs time to import
+    if os.path.exists(kept):  # noqa: PTH110
         state.viewing.take_up()
 
 

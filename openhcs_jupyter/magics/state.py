@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
     from openhcs_jupyter.door import Source
     from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.kernel.line import Line
     from openhcs_jupyter.magics.viewing import Viewing
     from openhcs_jupyter.repository import Repository
 
@@ -39,6 +40,8 @@ class State:
         """By the run's id."""
         self.error: BaseException | None = None
         """What a magic raised last."""
+        self.line: Line | None = None
+        """To the laptop that started this kernel; None for a kernel that was started on its own machine."""
         self._viewing: Viewing | None = None
 
     @property
@@ -47,7 +50,7 @@ class State:
         if self._viewing is None:
             from openhcs_jupyter.magics.viewing import Viewing
 
-            self._viewing = Viewing(self.shell)
+            self._viewing = Viewing(self.shell, self.line)
         return self._viewing
 
     @property

@@ -23,12 +23,13 @@ from openhcs_jupyter.widgets.session import is_watched
 
 if TYPE_CHECKING:
     from openhcs_jupyter.engine import Run
+    from openhcs_jupyter.kernel.line import Line
     from openhcs_jupyter.magics.follow import Pause
     from openhcs_jupyter.streaming import StreamServer
     from openhcs_jupyter.streaming.keys import Invitation
 
 _SUFFIX = ".openhcs"
-_ANSWER_S, _TICK_S = 3.0, 0.05
+_ANSWER_S, _WINDOW_S, _TICK_S = 3.0, 10.0, 0.05
 _CALLER = "kernel"
 _KNOWN = "known-viewers.json"
 
@@ -46,10 +47,13 @@ class Viewing:
     ----------
     shell
         The kernel's.
+    line
+        To the laptop that started this kernel.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, line: Line | None = None) -> None:
         self._shell = shell
+        self._line = line
         self._server: StreamServer | None = None
         self._window: subprocess.Popen[bytes] | None = None
 
@@ -79,6 +83,8 @@ class Viewing:
             viewer = (settings.viewer_host, settings.viewer_port)
         if viewer is not None:
             return await self._called(known_viewer(*viewer), run, pause)
+        if self._line is not None and self._line.is_attached and is_watched(self._shell):
+            return await self._on_the_laptop(self._line, run, pause)
         if self._opens_windows():
             if server.viewers == 0 and (self._window is None or self._window.poll() is not None):
                 self._open(server.connection_file)
@@ -149,6 +155,18 @@ class Viewing:
             f"The viewer at {where} has not answered yet; {run.name} is shown when it does.",
             ["Is it open, does it let this kernel in, and does the firewall?"],
         )
+
+    async def _on_the_laptop(self, line: Line, run: Run, pause: Pause) -> Rendered:
+        server = self._serve()
+        answer = line.ask(server.local.control, server.local.news, opens=server.viewers == 0)
+        left = _WINDOW_S
+        while (shown := answer()) is None and left > 0:
+            await pause(_TICK_S)
+            left -= _TICK_S
+        if shown is None or shown.error:
+            why = shown.error if shown is not None else "it does not answer"
+            return _told(f"No window opens on your machine: {why}", lines(server.connection_file))
+        return _told(f"{run.name} is shown in the viewer on your machine.", [])
 
     def _opens_windows(self) -> bool:
         screen = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

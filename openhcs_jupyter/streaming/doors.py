@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +11,12 @@ from typing import Any
 import msgspec
 import zmq
 
-from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, is_everywhere, keys_of, private_folder
+from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, is_everywhere, keys_of, short_folder
 from openhcs_jupyter.streaming.sockets import Monitor, bind_private, join_curve, prepare, serve_curve
 from openhcs_jupyter.streaming.wire import MOST_REQUEST_BYTES, Knock, encode
 
 _AT_A_TIME = 200
 _DOMAIN = "viewers"
-_LONGEST_FOLDER = 90
 
 
 class Door:
@@ -174,7 +170,7 @@ class CallingDoor(Door):
 
 def private_door(context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> Door:
     """Open a door of Unix sockets that only their owner can reach, for this machine and for SSH to forward."""
-    place = _short(folder)
+    place = short_folder(folder)
     control, news = _bound(context)
     endpoint = Endpoint(control=bind_private(control, place / "control"), news=bind_private(news, place / "news"))
     return Door(control, news, endpoint)
@@ -212,15 +208,6 @@ def calling_door(
         join_curve(socket, mine, invitation.key)
     knock = Knock(name=name, key=keys.public if invitation.token else "")
     return CallingDoor(control, news, invitation, knock)
-
-
-def _short(folder: Path) -> Path:
-    """Return the folder, or another one that stands for it where its name is too long for a socket's address."""
-    if len(str(folder)) < _LONGEST_FOLDER:
-        return folder
-    private_folder(Path(tempfile.gettempdir()) / f"openhcs-{os.getuid()}")
-    mark = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return private_folder(Path(tempfile.gettempdir()) / f"openhcs-{os.getuid()}" / mark)
 
 
 def _bound(context: zmq.Context[zmq.Socket[bytes]]) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:

@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ import platformdirs
 from openhcs_jupyter.errors import StreamError, UsageError
 
 FILE_VERSION = 1
+_LONGEST_FOLDER = 75
 T = TypeVar("T")
 
 
@@ -148,6 +150,14 @@ def private_folder(path: Path) -> Path:
     if os.name == "posix" and found.st_mode & 0o077:
         path.chmod(0o700)
     return path
+
+
+def short_folder(folder: Path) -> Path:
+    """Return a folder, or another one that stands for it where its name is too long for a socket's address."""
+    if len(str(folder)) < _LONGEST_FOLDER:
+        return folder
+    place = private_folder(Path(tempfile.gettempdir()) / f"openhcs-{os.getuid()}")
+    return private_folder(place / hashlib.sha256(str(folder).encode()).hexdigest()[:16])
 
 
 def runtime_folder() -> Path:

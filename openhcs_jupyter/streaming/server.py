@@ -23,6 +23,7 @@ from openhcs_jupyter.streaming.follower import Follower
 from openhcs_jupyter.streaming.keys import (
     FILE_VERSION,
     ConnectionFile,
+    Endpoint,
     Invitation,
     KeyPair,
     machine,
@@ -104,6 +105,11 @@ class StreamServer:
         return self._folder / CONNECTION
 
     @property
+    def local(self) -> Endpoint:
+        """The Unix sockets, for this machine and for SSH to forward; once it has started."""
+        return self._local
+
+    @property
     def viewers(self) -> int:
         """How many viewers are connected."""
         return self._pixels.viewers
@@ -131,6 +137,8 @@ class StreamServer:
                 f"Viewers cannot be served at {self._host}:{self._state.port}: {error}",
                 "Choose another address: %openhcs config stream_host ADDRESS, stream_port PORT.",
             ) from error
+        assert local.endpoint is not None
+        self._local = local.endpoint
         self._add(local)
         self._add(network)
         endpoints = tuple(door.endpoint for door in self._doors.values() if door.endpoint is not None)
