@@ -66,11 +66,10 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
         compiled = compile(code, source.filename, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise CellError(error) from None
-    if not _assigns(compiled, STEPS):
-        raise UsageError(f"{source.name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
+    check_assigns(compiled, source.name)
     exec(compiled, namespace)  # noqa: S102
     config = namespace.get(CONFIG) if _assigns(compiled, CONFIG) else None
-    return _checked_steps(namespace.get(STEPS), config, _entry_lines(code))
+    return checked_steps(namespace.get(STEPS), config, [entry.lineno for entry in entries(code)])
 
 
 class Script(NamedTuple):
@@ -119,25 +118,53 @@ def python_of(source: Source) -> str:
     return f"\n{rest}" if first.startswith("%%openhcs") else source.text
 
 
+def check_assigns(code: CodeType, name: str) -> None:
+    """Check that a pipeline's text assigns its steps.
+
+    Raises
+    ------
+    UsageError
+        If it does not.
+    """
+    if not _assigns(code, STEPS):
+        raise UsageError(f"{name} does not assign {STEPS}", f"A pipeline is a list: {STEPS} = [Step(...), ...]")
+
+
 def _assigns(code: CodeType, name: str) -> bool:
     stores = {"STORE_NAME", "STORE_GLOBAL"}
     return any(step.opname in stores and step.argval == name for step in dis.get_instructions(code))
 
 
-def _entry_lines(code: str) -> list[int]:
-    """Find the lines on which the entries of the list of steps begin; none where it is no plain list."""
-    lines: list[int] = []
+def entries(code: str) -> list[ast.expr]:
+    """Find the entries of the list of steps in a text; none where it is no plain list."""
+    found: list[ast.expr] = []
     for statement in ast.parse(code).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if isinstance(statement, ast.AnnAssign):
             targets = [statement.target]
         if any(isinstance(target, ast.Name) and target.id == STEPS for target in targets):
             value = getattr(statement, "value", None)
-            lines = [entry.lineno for entry in value.elts] if isinstance(value, ast.List | ast.Tuple) else []
-    return lines
+            found = value.elts if isinstance(value, ast.List | ast.Tuple) else []
+    return found
 
 
-def _checked_steps(steps: object, config: object, lines: Sequence[int]) -> list[Step | FunctionStep]:
+def checked_steps(steps: object, config: object = None, lines: Sequence[int] = ()) -> list[Step | FunctionStep]:
+    """Check that a value is a list of steps, ours or OpenHCS's.
+
+    Parameters
+    ----------
+    steps
+        The value.
+    config
+        What OpenHCS's steps have in common.
+    lines
+        On which they were written, where that is known.
+
+    Raises
+    ------
+    UsageError
+        If it is not; says which entry is what.
+    """
     from openhcs_jupyter.pipeline import Step, function_step, is_function_step
 
     if isinstance(steps, Step) or is_function_step(steps):

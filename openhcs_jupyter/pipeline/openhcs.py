@@ -277,9 +277,9 @@ class _Adapter:
                 "source bindings are not known here",
                 "Name the outputs of earlier steps that the function takes: Step(function, inputs={...}).",
             )
-        if _is_on(step, _NAPARI):
+        if is_on(step, _NAPARI):
             self.viewed.setdefault(_viewer(step), []).append(step.name)
-        if _is_on(step, _FIJI):
+        if is_on(step, _FIJI):
             self.notes.append((f"{_FIJI} of step {step.name!r}", "images are streamed to napari only"))
 
     # Functions.
@@ -352,7 +352,7 @@ class _Adapter:
             channel=channel,
             inputs=inputs,
             outputs=outputs,
-            save=last and _is_on(step, "step_materialization_config"),
+            save=last and is_on(step, "step_materialization_config"),
             name=name,
         )
         made.line = step.line
@@ -468,7 +468,7 @@ class _Adapter:
         return narrowed(general, own)
 
     def _check_kept(self, step: FunctionStep, wells: tuple[str, ...] | None) -> None:
-        if not _is_on(step, "step_materialization_config"):
+        if not is_on(step, "step_materialization_config"):
             return
         kept = filtered(step.step_materialization_config, self.plate)
         if kept is not None and kept != wells:
@@ -491,7 +491,7 @@ def _viewer(step: FunctionStep) -> tuple[str, int]:
     return host.strip(), port
 
 
-def _is_on(step: FunctionStep, config: str) -> bool:
+def is_on(step: FunctionStep, config: str) -> bool:
     """Tell whether something that a step configures is switched on."""
     held = getattr(step, config)
     if isinstance(held, bool):

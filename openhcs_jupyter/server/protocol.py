@@ -48,6 +48,14 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Python that assigns ``pipeline_steps``, with the line numbers of what the user wrote."""
     before: Annotated[str, msgspec.Meta(max_length=2 << 20)] = ""
     """Python that is executed first: what the cell takes from earlier ones, and ``__future__`` imports."""
+    modules: Annotated[
+        dict[
+            Annotated[str, msgspec.Meta(pattern=r"^([^\W\d]\w*/)*[^\W\d]\w*\.py$", max_length=1024)],
+            Annotated[str, msgspec.Meta(max_length=2 << 20)],
+        ],
+        msgspec.Meta(max_length=1000),
+    ] = {}
+    """Text of the user's own modules that take part, by path, ``mylab/steps.py``; `door.payload.load` writes them."""
     text: Annotated[str, msgspec.Meta(max_length=2 << 20)] = ""
     """What the user wrote, for the provenance; empty where it is `cell`."""
     text_name: Annotated[str, msgspec.Meta(max_length=256)] = "<pipeline>"
