@@ -159,6 +159,10 @@ class Repository(ABC):
             If there is no such plate, or several of that name; lists what there is.
         """
 
+    def cell_name(self, plate: int) -> str:
+        """Return what a cell's ``--plate`` calls a plate."""
+        return str(plate)
+
     @abstractmethod
     def open(self, image: Image) -> PixelSource:
         """Open an image for reading.

@@ -101,7 +101,7 @@ class TestPlates:
             ada.plate(lab.private[0])
 
     def test_an_unknown_name_says_how_to_list(self, ada: OmeroRepository) -> None:
-        with pytest.raises(RepositoryError, match="There is no plate 'nowhere'"):
+        with pytest.raises(RepositoryError, match="There is no plate or dataset 'nowhere'"):
             ada.plate("nowhere")
 
 

@@ -124,7 +124,7 @@ def test_a_run_waits_for_a_server_that_is_away(lab: Lab, ada: OmeroRepository) -
     )
     waiting.start()
     with pytest.raises(RepositoryError, match="No OMERO server answers"):
-        OmeroRepository(lab.uri("ada")).plates()  # who asks at a prompt is told at once
+        lab.join("ada").plates()  # who asks at a prompt is told at once
     assert not done
     lab.server.start()
     waiting.join(60)

@@ -101,6 +101,10 @@ class Store:
             self._log.flush()
             self._pending = []
 
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
     def new_id(self, kind: str) -> int:
         root = schema.root_of(kind)
         self._last[root] += 1

@@ -12,9 +12,37 @@ from openhcs_jupyter.errors import RepositoryError
 
 DEFAULT_PORT = 4064
 _SHOW = re.compile(r"(?P<kind>image|well|plate|screen|dataset|project|run)[-:](?P<id>\d+)", re.IGNORECASE)
+_NAMED = re.compile(r"(?P<kind>image|plate|screen|dataset):(?P<name>.+)", re.IGNORECASE | re.DOTALL)
 _KINDS = {"image": "Image", "well": "Well", "plate": "Plate", "screen": "Screen", "dataset": "Dataset"}
 
 Kind = Literal["Image", "Well", "Plate", "Screen", "Dataset"]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a run reads: a plate, or a dataset or single image that is taken for one.
+
+    Other rooms know it by one number: a plate by its id, the others by negative numbers, so that none is two things.
+    """
+
+    kind: Literal["Plate", "Dataset", "Image"]
+    id: int
+
+    @property
+    def number(self) -> int:
+        """The id of the `Plate` that is made of it."""
+        return {"Plate": self.id, "Dataset": -2 * self.id, "Image": -2 * self.id - 1}[self.kind]
+
+    @property
+    def name(self) -> str:
+        """What a cell calls it."""
+        return str(self.id) if self.kind == "Plate" else f"{self.kind}:{self.id}"
+
+    @classmethod
+    def of(cls, number: int) -> Source:
+        """Return what has this number."""
+        if number > 0:
+            return cls("Plate", number)
+        return cls("Image", (-number - 1) // 2) if number % 2 else cls("Dataset", -number // 2)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +84,7 @@ def parse_address(uri: str) -> Address:
 
 
 def parse_reference(text: str) -> tuple[Kind | None, int] | None:
-    """Read an id, such as ``51``, ``plate:51`` or a web client's link; None where it can only be a name.
+    """Read an id, such as ``51``, ``Plate:51`` or a web client's link; None where it can only be a name.
 
     Returns
     -------
@@ -70,6 +98,12 @@ def parse_reference(text: str) -> tuple[Kind | None, int] | None:
         return _link(stripped)
     match = _SHOW.fullmatch(stripped)
     return _named(match) if match else None
+
+
+def parse_name(text: str) -> tuple[Kind | None, str]:
+    """Read a name, such as ``drawn`` or ``Dataset:controls``; the kind is None where it is not told."""
+    match = _NAMED.fullmatch(text.strip())
+    return (_KINDS[match["kind"].lower()], match["name"]) if match else (None, text)  # type: ignore[return-value]
 
 
 def _link(text: str) -> tuple[Kind | None, int]:

@@ -33,14 +33,14 @@ def link_pairs(session: Any, annotation: int, kind: str, number: int, context: d
 
 
 def write_document(
-    session: Any, name: str, content: bytes, marker: str, kind: str, number: int, context: dict[str, str]
+    session: Any, path: str, name: str, content: bytes, marker: str, kind: str, number: int, context: dict[str, str]
 ) -> int:
     """Write a file and link it; returns the annotation's id."""
     import omero.model
     from omero.rtypes import rlong, rstring
 
     file = omero.model.OriginalFileI()
-    file.name, file.path = rstring(name), rstring("openhcs-jupyter/")
+    file.name, file.path = rstring(name), rstring(path)
     file.size, file.hash = rlong(len(content)), rstring(hashlib.sha1(content, usedforsecurity=False).hexdigest())
     file.mimetype = rstring("application/json" if name.endswith(".json") else "text/plain")
     number_of_file = session.getUpdateService().saveAndReturnObject(file, context).id.val

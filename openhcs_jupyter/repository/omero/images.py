@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from openhcs_jupyter.repository.omero.deleting import delete
 from openhcs_jupyter.repository.omero.queries import ask, ask_objects
 
 _ON_THE_WIRE = 4
+_MOST_BYTES = 64 << 20
+"""Of one message; OMERO takes 250 MB."""
 _TYPES = {
     "bool": "uint8", "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32",
     "uint32": "uint32", "float32": "float", "float64": "double",
@@ -111,16 +113,46 @@ def _send(session: Any, number: int, pixels: NDArray[np.generic], context: dict[
     try:
         store.setPixelsId(number, False, context)
         stored = pixels.dtype.newbyteorder(">") if pixels.dtype != bool else np.dtype("u1")
-        under_way: deque[Any] = deque()
-        for t in range(pixels.shape[0]):
-            for c in range(pixels.shape[1]):
-                for z in range(pixels.shape[2]):
-                    if len(under_way) >= _ON_THE_WIRE:
-                        store.end_setPlane(under_way.popleft())
-                    plane = pixels[t, c, z].astype(stored).tobytes()
-                    under_way.append(store.begin_setPlane(plane, z, c, t, _ctx=context))
+        pyramid = store.requiresPixelsPyramid()
+        under_way: deque[Callable[[], object]] = deque()
+        for t, c, z in np.ndindex(pixels.shape[:3]):
+            for y, x, height, width in _tiles(store, pixels.shape[3:], stored.itemsize, pyramid):
+                part = pixels[t, c, z, y : y + height, x : x + width].astype(stored).tobytes()
+                under_way.append(_begin(store, part, (t, c, z), (y, x, height, width), pixels.shape[3:], context))
+                # A pyramid's tiles must come in their order.
+                if pyramid or len(under_way) >= _ON_THE_WIRE:
+                    under_way.popleft()()
         while under_way:
-            store.end_setPlane(under_way.popleft())
+            under_way.popleft()()
         store.save(context)
     finally:
         store.close()
+
+
+def _tiles(store: Any, shape: Sequence[int], itemsize: int, pyramid: bool) -> Iterator[tuple[int, int, int, int]]:
+    """Iterate over what is sent in one call: planes, bands of large ones, or a pyramid's tiles."""
+    height, width = shape
+    if pyramid:
+        step_x, step_y = store.getTileSize()
+    else:
+        step_x, step_y = width, max(1, min(height, _MOST_BYTES // (width * itemsize)))
+    for y in range(0, height, step_y):
+        for x in range(0, width, step_x):
+            yield y, x, min(step_y, height - y), min(step_x, width - x)
+
+
+def _begin(
+    store: Any,
+    part: bytes,
+    plane: tuple[int, int, int],
+    tile: tuple[int, int, int, int],
+    shape: Sequence[int],
+    context: dict[str, str],
+) -> Callable[[], object]:
+    """Begin to send a part of a plane; returns what waits until it is there."""
+    (t, c, z), (y, x, height, width) = plane, tile
+    if (height, width) == tuple(shape):
+        begun = store.begin_setPlane(part, z, c, t, _ctx=context)
+        return lambda: store.end_setPlane(begun)
+    begun = store.begin_setTile(part, z, c, t, x, y, width, height, _ctx=context)
+    return lambda: store.end_setTile(begun)

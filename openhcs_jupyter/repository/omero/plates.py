@@ -6,24 +6,29 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well, well_name
 from openhcs_jupyter.repository.omero import queries
+from openhcs_jupyter.repository.omero.address import Source
 from openhcs_jupyter.repository.omero.queries import ChannelRow, FieldRow, ask, ask_objects
 
 _DTYPES = {"float": "float32", "double": "float64", "bit": "uint8"}
 _KNOWN = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "float", "double", "bit"}
 
 
-def load_plate(session: Any, number: int, uri: str, context: dict[str, str]) -> tuple[Plate, list[FieldRow]]:
+def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) -> tuple[Plate, list[FieldRow]]:
     """Load a plate, in at most five queries whatever its size.
+
+    The images of a dataset are the fields of well A01, by their ids.
 
     Parameters
     ----------
     session
         The service factory.
-    number
-        The plate's id.
+    source
+        The plate, or the dataset or image that is taken for one.
     uri
         Of the repository.
     context
@@ -39,18 +44,23 @@ def load_plate(session: Any, number: int, uri: str, context: dict[str, str]) -> 
     RepositoryError
         If the user sees no such plate, or its images cannot be told apart by well and field.
     """
-    found = ask(session, queries.PLATE, context, id=number)
+    query = {"Plate": queries.PLATE, "Dataset": queries.DATASET, "Image": queries.IMAGE}[source.kind]
+    found = ask(session, query, context, id=source.id)
+    kind = source.kind.lower()
     if not found:
-        raise RepositoryError(f"There is no plate {number} that you may see in {uri}.", "%openhcs plates lists them.")
-    _, name, rows, columns, _ = found[0]
-    fields = [FieldRow(*row) for row in ask(session, queries.FIELDS, context, id=number)]
+        hint = f"%openhcs plates lists the plates; is the {kind} in a group that you chose?"
+        raise RepositoryError(f"There is no {kind} {source.id} that you may see in {uri}.", hint)
+    name = str(found[0][1])
+    rows, columns = found[0][2:4] if source.kind == "Plate" else (1, 1)
+    fields = _fields(session, source, context)
     if not fields:
-        raise RepositoryError(f"Plate {number} ({name}) has no images.", "Perhaps its import still goes on.")
+        raise RepositoryError(
+            f"{source.kind} {source.id} ({name}) has no images with pixels.", "Perhaps its import still goes on."
+        )
     for row in fields:
-        if row.pixel_type not in _KNOWN:
-            where = f"{well_name(row.row, row.column)} field {row.position + 1}"
-            raise RepositoryError(f"{where} of plate {name} has {row.pixel_type} pixels, which no function takes.")
-    channels = _channels(name, [ChannelRow(*row) for row in ask(session, queries.CHANNELS, context, id=number)])
+        _check(name, row)
+    of_source = ask(session, queries.CHANNELS[source.kind], context, id=source.id)
+    channels = _channels(f"{kind} {name}", [ChannelRow(*row) for row in of_source])
     scale = _Scale(session, fields, context)
     wells: dict[int, tuple[int, int, list[Field]]] = {}
     layouts: dict[Layout, Layout] = {}
@@ -61,7 +71,7 @@ def load_plate(session: Any, number: int, uri: str, context: dict[str, str]) -> 
         field = Field(id=row.sample, number=row.position + 1, images=(image,), position_um=scale.position(row))
         wells.setdefault(row.well, (row.row, row.column, []))[2].append(field)
     plate = Plate(
-        id=number,
+        id=source.number,
         name=name,
         repository=uri,
         rows=max(rows or 0, *(row.row + 1 for row in fields)),
@@ -72,6 +82,30 @@ def load_plate(session: Any, number: int, uri: str, context: dict[str, str]) -> 
     return plate, fields
 
 
+def part_of(plate: Plate, place: tuple[int, int], sample: int | None) -> Plate:
+    """Return a plate with only the well at a place, or only one of its fields."""
+    (well,) = [one for one in plate.wells if (one.row, one.column) == place]
+    fields = tuple(field for field in well.fields if sample in (None, field.id))
+    return msgspec.structs.replace(plate, wells=(msgspec.structs.replace(well, fields=fields),))
+
+
+def _fields(session: Any, source: Source, context: dict[str, str]) -> list[FieldRow]:
+    if source.kind == "Plate":
+        return [FieldRow(*row) for row in ask(session, queries.FIELDS, context, id=source.id)]
+    rows = ask(session, queries.IMAGES[source.kind], context, id=source.id)
+    # An image has no place in a well, and its own id is as good as that of a place.
+    return [FieldRow(0, 0, 0, index, row[0], None, None, *row) for index, row in enumerate(rows)]
+
+
+def _check(plate: str, row: FieldRow) -> None:
+    """Refuse an image that no run can read."""
+    where = f"{well_name(row.row, row.column)} field {row.position + 1} of {plate} ({row.name})"
+    if not row.pixels:
+        raise RepositoryError(f"{where} has no pixels yet.", "Its import still goes on: try again when it is done.")
+    if row.pixel_type not in _KNOWN:
+        raise RepositoryError(f"{where} has {row.pixel_type} pixels, which no function takes.")
+
+
 def _channels(plate: str, rows: Sequence[ChannelRow]) -> tuple[Channel, ...]:
     """Name the channels; those without a name, or with one that another has, are numbered."""
     by_index: dict[int, ChannelRow] = {}
@@ -79,7 +113,7 @@ def _channels(plate: str, rows: Sequence[ChannelRow]) -> tuple[Channel, ...]:
         other = by_index.setdefault(row.number, row)
         if other.name != row.name:
             raise RepositoryError(
-                f"Channel {row.number + 1} of plate {plate} is {other.name!r} in some images, {row.name!r} in others.",
+                f"Channel {row.number + 1} of {plate} is {other.name!r} in some images, {row.name!r} in others.",
                 "Give the channels of all its images the same names in OMERO.web.",
             )
     names = Counter(row.name for row in by_index.values())

@@ -1,4 +1,4 @@
-"""What is asked of OMERO: a plate in four queries, whatever its size."""
+"""What is asked of OMERO: a plate in six queries, whatever its size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ PLATES = "select p.id, p.name, p.details.group.name, p.details.creationEvent.tim
 SCREENS = "select l.child.id, l.parent.name from ScreenPlateLink l"
 COUNTS = "select w.plate.id, count(distinct w.id), count(ws.id) from Well w join w.wellSamples ws group by w.plate.id"
 PLATE = "select p.id, p.name, p.rows, p.columns, p.details.group.id from Plate p where p.id = :id"
+DATASET = "select d.id, d.name, d.details.group.id from Dataset d where d.id = :id"
+IMAGE = "select i.id, i.name, i.details.group.id from Image i where i.id = :id"
+_PIXELS = (
+    "i.id, i.name, i.series, p.id, p.sizeX, p.sizeY, p.sizeZ, p.sizeC, p.sizeT, pt.value, p.sha1, "
+    "p.physicalSizeX.value, p.physicalSizeZ.value, fs.id, ei.entityType, ei.lsid"
+)
+_WITH = (
+    "left outer join i.pixels p left outer join p.pixelsType pt "
+    "left outer join i.fileset fs left outer join i.details.externalInfo ei"
+)
 FIELDS = (
-    "select w.id, w.row, w.column, index(ws), ws.id, ws.posX.value, ws.posY.value, i.id, i.name, i.series, p.id, "
-    "p.sizeX, p.sizeY, p.sizeZ, p.sizeC, p.sizeT, pt.value, p.sha1, p.physicalSizeX.value, p.physicalSizeZ.value, "
-    "fs.id, ei.entityType, ei.lsid "
-    "from Well w join w.wellSamples ws join ws.image i join i.pixels p join p.pixelsType pt "
-    "left outer join i.fileset fs left outer join i.details.externalInfo ei where w.plate.id = :id"
+    f"select w.id, w.row, w.column, index(ws), ws.id, ws.posX.value, ws.posY.value, {_PIXELS} "
+    f"from Well w join w.wellSamples ws join ws.image i {_WITH} where w.plate.id = :id"
 )
-CHANNELS = (
-    "select distinct index(c), lc.name, lc.emissionWave.value, lc.excitationWave.value, c.red, c.green, c.blue "
-    "from WellSample ws join ws.image i join i.pixels p join p.channels c join c.logicalChannel lc "
-    "where ws.well.plate.id = :id"
-)
+IMAGES = {
+    "Dataset": f"select {_PIXELS} from Image i join i.datasetLinks l {_WITH} where l.parent.id = :id order by i.id",
+    "Image": f"select {_PIXELS} from Image i {_WITH} where i.id = :id",
+}
+_CHANNEL = "select distinct index(c), lc.name, lc.emissionWave.value, lc.excitationWave.value, c.red, c.green, c.blue"
+_CHANNELS = "join i.pixels p join p.channels c join c.logicalChannel lc"
+CHANNELS = {
+    "Plate": f"{_CHANNEL} from WellSample ws join ws.image i {_CHANNELS} where ws.well.plate.id = :id",
+    "Dataset": f"{_CHANNEL} from Image i join i.datasetLinks l {_CHANNELS} where l.parent.id = :id",
+    "Image": f"{_CHANNEL} from Image i {_CHANNELS} where i.id = :id",
+}
 # Units are asked of whole objects: in rows they come differently from one version of OMERO to the next.
 UNITS = "select p from Pixels p where p.id in (:ids)"
 POSITION = "select s from WellSample s where s.id = :id"
@@ -28,19 +41,37 @@ FILES = (
     "select fs.id, f.repo, f.path, f.name, f.size from Fileset fs join fs.usedFiles e join e.originalFile f "
     "where fs.id in (:ids)"
 )
-PLATE_OF = {
-    "Well": "select w.plate.id, w.plate.id from Well w where w.id = :id",
-    "Image": "select ws.well.plate.id, ws.well.plate.id from WellSample ws where ws.image.id = :id",
-}
+WELL = "select w.plate.id, w.row, w.column from Well w where w.id = :id"
+FIELD = "select ws.well.plate.id, ws.well.row, ws.well.column, ws.id from WellSample ws where ws.image.id = :id"
 VERSIONS = "select i.id, p.id, p.sha1 from Pixels p join p.image i where i.id in (:ids)"
-PLATE_MARKED = "select p.id from Plate p where p.description = :text"
-ANNOTATIONS_MARKED = "select a.id from {kind} a where a.description = :text"
-MARKED = "select o.id, o.details.group.id from {kind} o where o.{attribute} = :exact or o.{attribute} like :start"
-IMAGES_IN = "select ws.image.id from WellSample ws where ws.well.plate.id = :id"
-WELL_AT = "select w.id from Well w where w.plate.id = :id and w.row = :row and w.column = :column"
-SCREENS_OF = "select l.parent.id from ScreenPlateLink l where l.child.id = :id"
-PLATES_NAMED = "select p.id, p.details.group.name from Plate p where p.name = :name order by p.id"
+NAMED = {
+    kind: f"select o.id, o.details.group.name from {kind} o where o.name = :name order by o.id"
+    for kind in ("Plate", "Dataset", "Image", "Screen")
+}
 PLATES_OF_SCREEN = "select l.child.id, l.child.name from ScreenPlateLink l where l.parent.id = :id order by l.child.id"
+# What a run made, by its marker.
+MARKED = "select o.id, o.details.group.id, o.{attribute} from {kind} o where o.{attribute} like :text"
+CONTAINER_MARKED = "select o.id from {kind} o where o.description = :text"
+ROIS_COUNTED = "select count(r.id) from Roi r where r.name like :text"
+RUNS_OF = (
+    "select a.id, a.description from {kind}AnnotationLink l join l.child a "
+    "where l.parent.id = :id and a.ns = :ns order by a.id desc"
+)
+DESCRIPTION = {
+    kind: f"select o.id, o.description from {kind} o where o.id = :id" for kind in ("Plate", "Dataset", "Image")
+}
+DOCUMENT = "select a.file.id, a.file.size from FileAnnotation a where a.ns = :ns and a.description = :text"
+# Where results go.
+IMAGES_IN = {
+    "Plate": "select ws.image.id from WellSample ws where ws.well.plate.id = :id",
+    "Dataset": "select l.child.id from DatasetImageLink l where l.parent.id = :id",
+}
+WELL_AT = "select w.id from Well w where w.plate.id = :id and w.row = :row and w.column = :column"
+PARENTS = {
+    "Plate": "select l.parent.id from ScreenPlateLink l where l.child.id = :id",
+    "Dataset": "select l.parent.id from ProjectDatasetLink l where l.child.id = :id",
+    "Image": "select p.parent.id from DatasetImageLink l join l.parent d join d.projectLinks p where l.child.id = :id",
+}
 
 
 class FieldRow(NamedTuple):

@@ -17,15 +17,16 @@ from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord
 from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWriter
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
-from openhcs_jupyter.repository.omero.address import parse_address, parse_reference
+from openhcs_jupyter.repository.omero.address import Source, parse_address
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
 from openhcs_jupyter.repository.omero.broker.protocol import MOST_IMAGES
+from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
-from openhcs_jupyter.repository.omero.plates import load_plate
+from openhcs_jupyter.repository.omero.plates import load_plate, part_of
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
-from openhcs_jupyter.repository.omero.sessions import Connection, given_key, saved_session
+from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection, given_key, saved_session
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class OmeroRepository(Repository):
         self.uri = self.address.uri
         self._password = password
         self._connection: Connection | None = None
+        self._patience_s = PATIENCE_S
         self._places: dict[int, Place] = {}
         self._of_plate: dict[int, dict[int, Place]] = {}
         self._registered: EmbeddedRepository | None = None
@@ -80,13 +82,14 @@ class OmeroRepository(Repository):
 
     def reach(self) -> None:
         """Open or join the session, and have it kept alive."""
+        self._patience_s = 0.0  # somebody waits for it; a worker has time
         self.connection.keep_alive()
 
     @property
     def connection(self) -> Connection:
         """The session; opened or joined when it is first needed."""
         if self._connection is None:
-            self._connection = Connection(self.address, self._password)
+            self._connection = Connection(self.address, self._password, self._patience_s)
         return self._connection
 
     @property
@@ -104,9 +107,9 @@ class OmeroRepository(Repository):
 
     def plates(self) -> list[PlateSummary]:
         """List the plates of all the user's groups, by id."""
+        context = self.connection.chosen
 
         def look(session: Any) -> tuple[list[list[Any]], ...]:
-            context = self.connection.services()
             return tuple(ask(session, query, context) for query in (queries.PLATES, queries.SCREENS, queries.COUNTS))
 
         plates, screens, counts = self.connection.call(look)
@@ -129,10 +132,14 @@ class OmeroRepository(Repository):
         ]
 
     def plate(self, plate: int | str) -> Plate:
-        """Return a plate by its id, its name, or a link to it, its well or its image."""
-        number = plate if isinstance(plate, int) else self._find(plate)
-        context = self.connection.services()
-        found, fields = self.connection.call(lambda session: load_plate(session, number, self.uri, context))
+        """Return what is named by an id, a name or a link: a plate or a part of one, or images that are in no plate."""
+        context = self.connection.chosen
+
+        def load(session: Any) -> tuple[Wanted, Plate, list[FieldRow]]:
+            wanted = Wanted(Source.of(plate)) if isinstance(plate, int) else find(session, plate, context)
+            return wanted, *load_plate(session, wanted.source, self.uri, self.connection.everywhere)
+
+        wanted, found, fields = self.connection.call(load)
         for row in fields:
             self._places[row.image] = self._place(row)
         if self._binary and any(row.fileset is not None for row in fields):
@@ -140,7 +147,11 @@ class OmeroRepository(Repository):
         if self._broker is not None:
             self._ask_broker(self._broker, fields)
         self._keep_places(found)
-        return found
+        return found if wanted.place is None else part_of(found, wanted.place, wanted.sample)
+
+    def cell_name(self, plate: int) -> str:
+        """Return what a cell calls a plate: its id, or such as ``Dataset:7``."""
+        return Source.of(plate).name
 
     def open(self, image: Image) -> PixelSource:
         """Open an image: its file where that may be read, else its planes through the server."""
@@ -160,11 +171,11 @@ class OmeroRepository(Repository):
                     "Is the binary repository mounted here? Else: %openhcs config omero_binary_repository ''",
                 ) from error
             return self._mapped(descriptor, image, place)
-        return RawPixels(self.connection, place.pixels, image.layout, place.name)
+        return RawPixels(self.connection, place.pixels, image.layout, place.name, self._patience_s)
 
     def changed(self, images: Sequence[Image]) -> list[str]:
         """Say which images are not as they were: those that are gone, or whose pixels were written again since."""
-        context = self.connection.services()
+        context = self.connection.everywhere
         ids = [image.id for image in images]
         rows = self.connection.call(lambda session: ask(session, queries.VERSIONS, context, ids=ids))
         now = {image: f"{pixels}:{sha1}" for image, pixels, sha1 in rows}
@@ -196,9 +207,10 @@ class OmeroRepository(Repository):
 
     def delete_results(self, run: str) -> str:
         """Delete from the server exactly what a run has made."""
-        from openhcs_jupyter.repository.omero.results import delete_results
+        from openhcs_jupyter.repository.omero.markers import delete_marked
 
-        deleted = ", ".join(f"{count} {kind}" for kind, count in delete_results(self, run).items())
+        made = self.connection.call(lambda session: delete_marked(session, run, self.connection.everywhere), PATIENCE_S)
+        deleted = ", ".join(f"{count} {kind}" for kind, count in made.items())
         return f"Deleted of run {run}: {deleted}." if deleted else f"Run {run} has made nothing in {self.uri}."
 
     def places_of(self, plate: int) -> dict[int, Place]:
@@ -259,31 +271,6 @@ class OmeroRepository(Repository):
         finally:
             os.close(descriptor)
 
-    def _find(self, text: str) -> int:
-        reference = parse_reference(text)
-        context = self.connection.services()
-        if reference is None:
-            rows = self.connection.call(lambda session: ask(session, queries.PLATES_NAMED, context, name=text))
-            if len(rows) != 1:
-                several = ", ".join(f"{number} (group {group})" for number, group in rows)
-                raise RepositoryError(
-                    f"{f'Several plates are named {text!r}: {several}' if rows else f'There is no plate {text!r}'}.",
-                    "%openhcs plates lists them; an id is never ambiguous.",
-                )
-            return int(rows[0][0])
-        kind, number = reference
-        if kind in (None, "Plate"):
-            return number
-        query = queries.PLATES_OF_SCREEN if kind == "Screen" else queries.PLATE_OF.get(str(kind))
-        if query is None:
-            raise RepositoryError(f"A {kind} holds no plate.", "Name a plate, or a well or image of one.")
-        rows = self.connection.call(lambda session: ask(session, query, context, id=number))
-        if len(rows) != 1:
-            names = ", ".join(f"{one} {name}" for one, name in rows)
-            what = f"has {len(rows)} plates: {names}" if rows else "belongs to no plate that you may see"
-            raise RepositoryError(f"{kind} {number} {what}.", "Name one plate.")
-        return int(rows[0][0])
-
     def _place(self, row: FieldRow) -> Place:
         from openhcs_jupyter.model import well_name
 
@@ -319,7 +306,7 @@ class OmeroRepository(Repository):
         filesets = {row.fileset for row in fields}
         if len(filesets) != 1:
             raise RepositoryError(f"its images come from {len(filesets)} filesets")
-        context = self.connection.services()
+        context = self.connection.everywhere
         rows = self.connection.call(lambda session: ask(session, queries.FILES, context, ids=sorted(filesets)))
         if not rows:
             raise RepositoryError("its fileset names no files")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from openhcs_jupyter.repository.omero.masks import Mask
 from openhcs_jupyter.repository.omero.queries import ask
 
 _BATCH = 500
+_MOST_BYTES = 16 << 20
 _OF_IMAGE = "select r.id from Roi r where r.image.id = :id and r.name = :name"
 _COLOURS = (0xFF00FF60, 0x00FFFF60, 0xFFFF0060, 0xFF800060, 0x80FF0060, 0x0080FF60)
 
@@ -53,8 +53,16 @@ def write_rois(session: Any, image: int, name: str, masks: Iterable[Mask], conte
 
 
 def _batches(items: Iterable[tuple[int, list[Mask]]]) -> Iterator[list[tuple[int, list[Mask]]]]:
-    rest = iter(items)
-    while batch := list(islice(rest, _BATCH)):
+    """Iterate over objects in messages that are neither many nor large."""
+    batch: list[tuple[int, list[Mask]]] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += sum(len(mask.bits) for mask in item[1])
+        if len(batch) >= _BATCH or size >= _MOST_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 

@@ -77,6 +77,10 @@ def given_key() -> str | None:
     return None
 
 
+class _UnreachableError(RepositoryError):
+    """The server does not answer."""
+
+
 class Connection:
     """One session, shared by the threads of a process; a context manager.
 
@@ -86,6 +90,8 @@ class Connection:
         Of the server.
     password
         Asked only where no session can be joined; None refuses then.
+    patience_s
+        A server that is away is waited for so long.
 
     Raises
     ------
@@ -93,13 +99,16 @@ class Connection:
         If the server cannot be reached, or lets nobody in.
     """
 
-    def __init__(self, address: Address, password: Callable[[str], str] | None = None) -> None:
+    def __init__(self, address: Address, password: Callable[[str], str] | None = None, patience_s: float = 0.0) -> None:
         self._lock = threading.RLock()
         self._client: Any = None
         self._key = ""
         self._kept = ""
+        self.chosen_group = -1
+        """Where plates are listed and looked for by their names; -1 is all groups of the user."""
         self.address = address
-        self._open(password)
+        until = time.monotonic() + patience_s
+        self._patiently(lambda: self._open(password), until)
 
     @property
     def key(self) -> str:
@@ -143,15 +152,23 @@ class Connection:
             client = self._client
             try:
                 return work(self.session)
-            except _broken() as error:
+            except Exception as error:
+                if not _is_broken(error):
+                    raise
                 if last:
                     raise self._unreachable(error) from error
                 last = time.monotonic() >= until
             self._join_again(client, until)
 
-    def services(self) -> dict[str, str]:
-        """Return the context of calls that look into all of the user's groups."""
+    @property
+    def everywhere(self) -> dict[str, str]:
+        """The context of calls that look into all of the user's groups."""
         return {"omero.group": "-1"}
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The context of calls that look for plates: all groups, or the one that the user chose."""
+        return {"omero.group": str(self.chosen_group)}
 
     def keep_alive(self) -> None:
         """Have the session kept alive while this connection is open, by a process that no computing holds up."""
@@ -243,22 +260,27 @@ class Connection:
                 raise RepositoryError(f"The connection with {self.address.uri} was closed.")
             with suppress(Exception):
                 broken.__del__()
-            while True:
-                try:
-                    saved = saved_session(self.address)
-                    if any(self._join(key) for key in dict.fromkeys((self._key, saved.key if saved else self._key))):
-                        break
-                except RepositoryError:
-                    if time.monotonic() >= until:
-                        raise
-                    time.sleep(_PAUSE_S)
-                    continue
+            if not self._patiently(self._join_any, until):
                 raise RepositoryError(
                     f"The session with {self.address.uri} has ended.",
                     f"Connect again: %openhcs connect {self.address.uri}; a run goes on with --resume.",
                 )
             if self._kept and self._kept != self._key:
                 self.keep_alive()
+
+    def _join_any(self) -> bool:
+        saved = saved_session(self.address)
+        return any(self._join(key) for key in dict.fromkeys((self._key, saved.key if saved else self._key)))
+
+    def _patiently(self, join: Callable[[], T], until: float) -> T:
+        """Join; a server that does not answer is asked again until it is too late."""
+        while True:
+            try:
+                return join()
+            except _UnreachableError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_PAUSE_S)
 
     def _new_client(self) -> Any:
         try:
@@ -270,24 +292,26 @@ class Connection:
         client.enableKeepAlive(0)
         return client
 
-    def _unreachable(self, error: BaseException) -> RepositoryError:
+    def _unreachable(self, error: BaseException) -> _UnreachableError:
         where = f"{self.address.host}:{self.address.port}"
-        return RepositoryError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
+        return _UnreachableError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
 
 
-def _broken() -> tuple[type[BaseException], ...]:
-    """Return the errors by which a connection or session tells that it is no more."""
+def _is_broken(error: BaseException) -> bool:
+    """Tell whether an error says that a connection or session is no more, and not that a call was wrong."""
     import Ice
     import omero
 
-    # A client that was closed, too: the server was away when the session was to be joined again.
-    return (
-        Ice.SocketException, Ice.TimeoutException, Ice.CloseConnectionException, Ice.ForcedCloseConnectionException,
-        Ice.ObjectNotExistException, Ice.CommunicatorDestroyedException, Ice.DNSException,
-        omero.SessionException, omero.ClientError,
+    # A protocol error is how SSL says that the server died; a client that was closed is what a failed joining left.
+    kinds = (
+        Ice.SocketException, Ice.TimeoutException, Ice.ProtocolException, Ice.ObjectNotExistException,
+        Ice.CommunicatorDestroyedException, Ice.DNSException, omero.SessionException, omero.ClientError,
     )  # fmt: skip
+    return isinstance(error, kinds) and not isinstance(error, Ice.MarshalException)
 
 
 def _said(error: BaseException) -> str:
-    text = str(getattr(error, "reason", "") or getattr(error, "message", "") or error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text and text[0] else type(error).__name__
+    """Say in one line what an exception of Ice's or of OMERO's tells."""
+    text = str(getattr(error, "reason", "") or getattr(error, "message", "") or error)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("Ice.")]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

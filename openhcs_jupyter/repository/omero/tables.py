@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.repository.omero.address import Source
 from openhcs_jupyter.repository.omero.annotations import link_file
 
 if TYPE_CHECKING:
@@ -18,7 +21,13 @@ _IDS = {"Plate": "PlateColumn", "Well": "WellColumn", "Image": "ImageColumn", "R
 
 
 def write_table(
-    session: Any, name: str, table: pd.DataFrame, ids: pd.DataFrame, plate: int, marker: str, context: dict[str, str]
+    session: Any,
+    title: Callable[[str], str],
+    table: pd.DataFrame,
+    ids: pd.DataFrame,
+    source: Source,
+    marker: str,
+    context: dict[str, str],
 ) -> list[int]:
     """Write a table; one of more than 512 columns in several, each with the ids.
 
@@ -26,14 +35,14 @@ def write_table(
     ----------
     session
         The service factory.
-    name
-        Of the table.
+    title
+        Names the table's file; gets what tells its parts apart.
     table
         Its rows.
     ids
         For each row ids named Plate, Well, Image or Roi; -1 where there is none.
-    plate
-        Id of the plate to which it is linked.
+    source
+        To which it is linked.
     marker
         Description of its annotation, by which a run finds its own.
     context
@@ -49,18 +58,20 @@ def write_table(
     made = []
     for part in range(parts):
         columns = table.iloc[:, part * room : (part + 1) * room]
-        title = name if parts == 1 else f"{name} ({part + 1} of {parts})"
-        file = _write(session, title, columns, ids, context)
-        made.append(link_file(session, file, BULK, marker, "Plate", plate, context))
+        name = title("" if parts == 1 else f", part {part + 1} of {parts}")
+        file = _write(session, name, columns, ids, context)
+        made.append(link_file(session, file, BULK, marker, source.kind, source.id, context))
     return made
 
 
 def _write(session: Any, name: str, table: pd.DataFrame, ids: pd.DataFrame, context: dict[str, str]) -> int:
     columns = [_id_column(str(title), ids[title]) for title in ids.columns]
-    columns += [_column(str(title), table[title]) for title in table.columns]
+    columns += [_column(str(title), table.iloc[:, number]) for number, title in enumerate(table.columns)]
     resources = session.sharedResources()
     repository = resources.repositories().descriptions[0].getId().getValue()
-    opened = resources.newTable(repository, f"openhcs-jupyter/{name}.h5", context)
+    opened = resources.newTable(repository, name, context)
+    if opened is None:
+        raise RepositoryError(f"OMERO makes no table {name!r}.", "Ask its administrator whether OMERO.tables runs.")
     try:
         opened.initialize([column for column, _ in columns])
         rows = max(1, _CELLS // max(1, len(columns)))
