@@ -23,6 +23,7 @@ from openhcs_jupyter.magics.options import (
     add_run_options,
     run_options,
 )
+from openhcs_jupyter.server.command import add_serve_options
 
 if TYPE_CHECKING:
     from openhcs_jupyter.kernel.doctor import Finding
@@ -141,6 +142,7 @@ def _parser() -> OptionParser:
     add("gpus", _gpus, "Show the GPUs of this machine.")
     broker = add("broker", _broker, "Hand out pixels' files of OMERO to kernels, as far as OMERO lets them read.")
     add_broker_options(broker)
+    add_serve_options(add("serve", _serve, "Run the execution server: jobs that outlive kernels and laptops."))
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -335,6 +337,13 @@ def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001
 
 def _broker(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.repository.omero.broker.command import serve
+
+    serve(arguments)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.server.command import serve
 
     serve(arguments)
     return 0

@@ -138,8 +138,18 @@ def viewers_of(options: RunOptions, plan: ExecutionPlan) -> list[tuple[str, int]
     return [None, *elsewhere] if options.view or len(elsewhere) < len(asked) else elsewhere
 
 
-def start(plan: ExecutionPlan, options: RunOptions) -> Run:
-    """Start a plan; returns at once."""
+def start(plan: ExecutionPlan, options: RunOptions, run_id: str | None = None) -> Run:
+    """Start a plan; returns at once.
+
+    Parameters
+    ----------
+    plan
+        From `plan_run`.
+    options
+        How it is run.
+    run_id
+        Of the run; it goes on if it is there. Left out, one is made.
+    """
     from openhcs_jupyter.engine import run
 
     return run(
@@ -149,6 +159,7 @@ def start(plan: ExecutionPlan, options: RunOptions) -> Run:
         resume=options.resume,
         force=options.force,
         options=options.given(),
+        run_id=run_id,
     )
 
 

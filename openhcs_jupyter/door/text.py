@@ -1,9 +1,12 @@
 """Text that defines a pipeline: read from a file or a cell, executed, and made one script of."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dis
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from openhcs_jupyter.pipeline import FunctionStep, Step
 
 STEPS = "pipeline_steps"
+_FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 CONFIG = "pipeline_config"
 """What OpenHCS's documents call the settings that all of their steps have in common."""
 
@@ -43,7 +49,7 @@ class CellError(UsageError):
         self.error = error
 
 
-def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[Step | FunctionStep]:
+def define_steps(source: Source, code: str, namespace: dict[str, Any], *, flags: int = 0) -> list[Step | FunctionStep]:
     """Execute the text that defines a pipeline, and return its steps.
 
     Parameters
@@ -54,6 +60,8 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
         The same as Python, with the same line numbers.
     namespace
         Where it is executed; keeps what the text defines.
+    flags
+        Of a code object that was executed before; its ``__future__`` imports hold here, too.
 
     Raises
     ------
@@ -63,7 +71,7 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any]) -> list[S
         If it does not assign a list of steps to ``pipeline_steps``.
     """
     try:
-        compiled = compile(code, source.filename, "exec", dont_inherit=True)
+        compiled = compile(code, source.filename, "exec", flags & _FUTURES, dont_inherit=True)
     except SyntaxError as error:
         raise CellError(error) from None
     check_assigns(compiled, source.name)

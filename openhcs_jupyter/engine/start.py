@@ -42,6 +42,7 @@ def run(
     force: bool = False,
     unit_timeout_s: float | None = None,
     options: Options | None = None,
+    run_id: str | None = None,
 ) -> Run:
     """Start a run; returns at once.
 
@@ -62,6 +63,8 @@ def run(
         A unit that computes longer is stopped and has failed; 0 waits for ever. Left out, the settings say.
     options
         The options as the user gave them, for the provenance.
+    run_id
+        The run's id, where it was chosen before; a run that is there goes on. Left out, one is made.
 
     Raises
     ------
@@ -77,9 +80,9 @@ def run(
         plan = plan.on_cpus(discover(file=False))
     repository = connect(plan.repository)
     repository.reach()
-    folder, known_files = _folder(plan, repository, resume)
+    folder, known_files = _folder(plan, repository, resume, run_id)
     record = _record(plan, folder.run_id, options or {})
-    if resume is not None:
+    if resume is not None or folder.exists():
         record = msgspec.structs.replace(record, started=folder.record().started)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -135,8 +138,11 @@ def load_run(repository: Repository, run_id: str) -> Run:
 
 
 def _folder(
-    plan: ExecutionPlan, repository: Repository, resume: str | None
+    plan: ExecutionPlan, repository: Repository, resume: str | None, run_id: str | None
 ) -> tuple[RunFolder, dict[str, tuple[StoredFile, ...]]]:
+    if run_id is not None:
+        folder = RunFolder(repository.runs_folder / run_id)
+        return folder, _known_files(folder)
     if resume is None:
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
         return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}

@@ -55,6 +55,10 @@ class RunFolder:
         """The run's id, which is the folder's name."""
         return self.path.name
 
+    def exists(self) -> bool:
+        """Tell whether a run was begun here."""
+        return (self.path / "plan.json").exists()  # the last that `create` writes
+
     def create(self, record: RunRecord, plan: ExecutionPlan) -> None:
         """Make the folder, or bring an interrupted run's up to date with its new plan."""
         try:

@@ -1,0 +1,245 @@
+"""The server itself: one thread that answers clients, follows jobs and starts those whose turn it is."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType, TracebackType
+from typing import Self
+
+import zmq
+
+from openhcs_jupyter import __version__
+from openhcs_jupyter.errors import OpenHCSError, UsageError
+from openhcs_jupyter.server import accounts, identity
+from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.accounts import Account
+from openhcs_jupyter.server.desk import Desk, RefusedError
+from openhcs_jupyter.server.folders import Folders
+from openhcs_jupyter.server.front_door import FrontDoor
+from openhcs_jupyter.server.identity import Clients, Identity
+from openhcs_jupyter.server.jobs import Jobs
+from openhcs_jupyter.server.queue import Queue
+from openhcs_jupyter.server.seats import Seats
+from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.streaming.keys import write_private
+from openhcs_jupyter.streaming.sockets import Waker
+from openhcs_jupyter.topology import discover
+
+_BUSY_MS, _IDLE_MS = 20, 500
+
+
+class Server:
+    """One execution server; a context manager.
+
+    Parameters
+    ----------
+    settings
+        How it is set up.
+    say
+        Takes lines for the log.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be set up so.
+    """
+
+    def __init__(self, settings: ServerSettings, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        self._stack = ExitStack()
+        self._accounts = {owner: accounts.account(name) for owner, name in settings.accounts.items()}
+        accounts.check_starter(self._accounts)
+        self._own = accounts.own_account()
+        self._owner = settings.owner or self._own.name
+        self._stopping = False
+        with ExitStack() as stack:
+            self._folders = Folders(settings.folder, several=bool(self._accounts))
+            stack.callback(self._folders.close)
+            self._queue = Queue(self._folders.queue)
+            stack.callback(self._queue.close)
+            self._seats = Seats(self._folders.mark(), settings.limits, warm=settings.warm)
+            stack.callback(self._seats.close)
+            self._topology = discover()
+            self._jobs = Jobs(settings, self._queue, self._folders, self._seats, self._topology, self.account_of)
+            self._clients = Clients()
+            self._desk = Desk(
+                settings, self._queue, self._jobs, self._folders, self._clients, self._topology, self.account_of
+            )
+            self._waker = Waker()
+            stack.callback(self._waker.close)
+            self.door = FrontDoor(settings.bind, self._folders.keys())
+            stack.callback(self.door.close)
+            write_private(self._folders.address, self.door.invitation)
+            if not settings.is_omero and not self._folders.token.exists():
+                identity.new_token(self._queue, self._owner, self._folders.token)
+            self._stack = stack.pop_all()
+
+    @property
+    def folders(self) -> Folders:
+        """Where its things lie."""
+        return self._folders
+
+    def account_of(self, owner: str) -> Account:
+        """Return the account under which an owner's jobs run.
+
+        Raises
+        ------
+        UsageError
+            If the server does not serve this owner.
+        """
+        if self._accounts:
+            if owner not in self._accounts:
+                raise UsageError(f"The account map of this server does not name {owner}.", "Ask its administrator.")
+            return self._accounts[owner]
+        if owner != self._owner:
+            raise UsageError(
+                f"This server serves {self._owner} only, as it has no account map; you are {owner}.",
+                "Ask its administrator for one, or start a server of your own.",
+            )
+        return self._own
+
+    def run(self) -> None:
+        """Serve until the process is asked to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        poller = zmq.Poller()
+        for socket in (self.door.requests, self.door.news, self._waker):
+            poller.register(socket, zmq.POLLIN)
+        self._jobs.take_up()
+        if not self._accounts:
+            self._seats.prepare(self._owner, self._own)
+        while not (self._stopping and not self._jobs.active):
+            ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
+            if self._waker in ready:
+                self._waker.clear()
+            if self.door.news in ready:
+                self.door.admit(self._clients.is_ticket)
+            if self.door.requests in ready:
+                self._answer()
+            self._work()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _work(self) -> None:
+        try:
+            self._jobs.look()
+        except (OSError, sqlite3.Error, OpenHCSError) as error:
+            # A full disk, for example: what could not be noted has not happened, and is tried again.
+            self._say(f"{type(error).__name__}: {error}")
+            time.sleep(_BUSY_MS / 1000)
+        self._announce()
+
+    def _answer(self) -> None:
+        for peer, key, frames in self.door.read():
+            reply = self._reply(key, frames)
+            if reply is not None:
+                self.door.reply(peer, p.encode(reply))
+
+    def _reply(self, key: str, frames: list[zmq.Frame]) -> p.AnyReply | None:
+        try:
+            request = p.read_request(frames)
+        except p.MalformedError as error:
+            # Who cannot be answered by a number is not answered.
+            if error.request is None:
+                return None
+            return p.Refused(id=error.request, kind="malformed", message=str(error))
+        try:
+            return self._done(request, key)
+        except RefusedError as error:
+            return p.Refused(id=request.id, kind=error.kind, message=error.message, hint=error.hint)
+        except UsageError as error:
+            return p.Refused(id=request.id, kind="identity", message=error.message, hint=error.hint or "")
+        except (OSError, sqlite3.Error) as error:
+            self._say(f"{type(error).__name__}: {error}")
+            return p.Refused(id=request.id, kind="busy", message=f"The server cannot do it now: {error}.")
+        except Exception as error:  # noqa: BLE001 - one request must not end the server
+            self._say("".join(traceback.format_exception(error)))
+            return p.Refused(id=request.id, kind="internal", message="The server failed at this; its log says why.")
+
+    def _done(self, request: p.AnyRequest, key: str) -> p.AnyReply:
+        if isinstance(request, p.Hello):
+            return self._hello(request, key)
+        who = self._clients.get(key)
+        if isinstance(request, p.Ping):
+            return p.Pong(id=request.id, time=time.time(), known=who is not None)
+        if who is None:
+            raise RefusedError("identity", "Say first who you are.", "Connect again.")
+        return self._desk.answer(request, who)
+
+    def _hello(self, hello: p.Hello, key: str) -> p.AnyReply:
+        if hello.version != p.PROTOCOL_VERSION:
+            raise RefusedError(
+                "version",
+                f"The server speaks version {p.PROTOCOL_VERSION}, the client version {hello.version}.",
+                f"Install openhcs-jupyter {__version__} on both sides.",
+            )
+        owner = identity.owner_of(self._queue, hello.token) if hello.token else None
+        if owner is None:
+            raise RefusedError("identity", "The token is not one of this server.", "Enrol again.")
+        self.account_of(owner)
+        who = Identity(owner=owner, administrator=self._is_administrator(owner))
+        return self._welcome(hello.id, key, who)
+
+    def _is_administrator(self, owner: str) -> bool:
+        return owner in self._settings.administrators
+
+    def _welcome(self, number: int, key: str, who: Identity) -> p.Welcome:
+        self._clients.add(key, who)
+        self._seats.prepare(who.owner, self.account_of(who.owner))
+        return p.Welcome(
+            id=number,
+            version=p.PROTOCOL_VERSION,
+            server_version=__version__,
+            name=self._desk.name,
+            owner=who.owner,
+            administrator=who.administrator,
+            repository=self._settings.repository.replace("{owner}", who.owner),
+            news_port=self.door.news_port,
+            ticket=self._clients.ticket(who.owner),
+        )
+
+    def _announce(self) -> None:
+        for record, events in self._queue.take_told():
+            ticket = self._clients.ticket(record.owner)
+            for first in range(0, len(events), p.MOST_EVENTS):
+                part = tuple(events[first : first + p.MOST_EVENTS])
+                self.door.announce(ticket, p.encode(p.News(job=record.id, state=record.state, events=part)))
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._stopping = self._desk.stopping = self._jobs.holds = True
+        self._say("Stopping.")
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serve until the process is asked to stop; says on standard output how clients come.
+
+    Raises
+    ------
+    UsageError
+        If the server cannot be set up so.
+    """
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    with Server(settings, say) as server:
+        say(f"Execution server {__version__} for {settings.repository}.")
+        say(f"Listening: {server.door.invitation.line()}")
+        say(f"Its files: {server.folders.path}")
+        server.run()
+    say("Stopped.")

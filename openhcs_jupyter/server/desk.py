@@ -1,0 +1,211 @@
+"""Answers requests: who may ask what, and what is said."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+from openhcs_jupyter import __version__
+from openhcs_jupyter.door.options import checked
+from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.accounts import Account
+from openhcs_jupyter.server.folders import Folders, read_part
+from openhcs_jupyter.server.identity import Clients, Identity
+from openhcs_jupyter.server.jobs import Jobs
+from openhcs_jupyter.server.orders import LOG
+from openhcs_jupyter.server.queue import Queue, Record
+from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.topology import Topology
+
+
+class RefusedError(Exception):
+    """A request is not done.
+
+    Parameters
+    ----------
+    kind
+        Of `Refused`.
+    message, hint
+        For the user.
+    """
+
+    def __init__(self, kind: p.RefusedKind, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+
+
+class Desk:
+    """Answers what clients ask who have said who they are."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        queue: Queue,
+        jobs: Jobs,
+        folders: Folders,
+        clients: Clients,
+        topology: Topology,
+        account_of: Callable[[str], Account],
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._jobs = jobs
+        self._folders = folders
+        self._clients = clients
+        self._topology = topology
+        self._account_of = account_of
+        self._started = time.time()
+        self.name = f"{getpass.getuser()}@{platform.node()}"
+        self.stopping = False
+
+    def answer(self, request: p.AnyRequest, who: Identity) -> p.AnyReply:
+        """Do what is asked.
+
+        Raises
+        ------
+        RefusedError
+            If it cannot be done, or `who` may not ask it.
+        """
+        match request:
+            case p.Submit():
+                return self._submit(request, who)
+            case p.GetJob():
+                return self._said(request.id, self._find(request.job, who))
+            case p.ListJobs():
+                return self._list(request, who)
+            case p.GetEvents():
+                record = self._find(request.job, who)
+                events = self._queue.events(record, request.after, request.limit)
+                return p.EventsAre(
+                    id=request.id, job=record.id, events=events, latest=record.events, state=record.state
+                )
+            case p.GetLog():
+                record = self._find(request.job, who)
+                return self._part(request.id, self._folders.job(record.id) / LOG, request.offset, record)
+            case p.Fetch():
+                return self._fetch(request, self._find(request.job, who))
+            case p.Cancel():
+                return self._said(request.id, self._jobs.cancel(self._find(request.job, who)))
+            case p.Park():
+                return self._said(request.id, self._jobs.park(self._find(request.job, who)))
+            case p.Resume():
+                return self._said(request.id, self._jobs.resume(self._find(request.job, who)))
+            case p.GetServer():
+                return self._server(request.id, who)
+            case _:
+                raise RefusedError("malformed", f"{type(request).__name__} cannot be asked here.")
+
+    def _find(self, job: str, who: Identity) -> Record:
+        record = self._queue.find(job)
+        if record is None or not (record.owner == who.owner or who.administrator):
+            raise RefusedError("unknown", f"There is no job {job}.", "List yours: %openhcs jobs")
+        return record
+
+    def _said(self, number: int, record: Record) -> p.JobIs:
+        return p.JobIs(id=number, job=record.job(self._jobs.ahead(record)))
+
+    def _submit(self, request: p.Submit, who: Identity) -> p.JobIs:
+        known = self._queue.by_key(who.owner, request.key)
+        if known is not None:
+            return self._said(request.id, known)
+        if self.stopping:
+            raise RefusedError("busy", "The server is about to stop.", "Submit again when it is back.")
+        quota = self._settings.quota_of(who.owner)
+        if quota.queued and len(self._queue.unended(owner=who.owner)) >= quota.queued:
+            raise RefusedError(
+                "quota", f"{who.owner} has {quota.queued} jobs that have not ended; no more are allowed.",
+                "Wait, or cancel some.",
+            )  # fmt: skip
+        self._check(request.payload)
+        record = self._jobs.submit(who.owner, request.key, request.payload, request.priority)
+        return self._said(request.id, record)
+
+    def _check(self, payload: p.Payload) -> None:
+        options = payload.options
+        try:
+            checked(options)
+        except OpenHCSError as error:
+            raise RefusedError("invalid", error.message, error.hint or "") from None
+        if options.scheduler or options.resume:
+            raise RefusedError(
+                "invalid", "--scheduler and --resume are not for jobs: the server says where they run.",
+                "Let a job go on with %openhcs resume.",
+            )  # fmt: skip
+        if options.workers and options.workers > self._jobs.cores:
+            raise RefusedError("invalid", f"--workers {options.workers}: the server has {self._jobs.cores} cores.")
+        devices = [device.id for device in self._topology.devices]
+        if options.device.startswith("gpu") and (options.device if ":" in options.device else "gpu:0") not in devices:
+            there = ", ".join(devices) or "no GPU"
+            raise RefusedError("invalid", f"--device {options.device}: the server has {there}.")
+
+    def _list(self, request: p.ListJobs, who: Identity) -> p.JobsAre:
+        if request.everybody and not who.administrator:
+            raise RefusedError("identity", "Only administrators see everybody's jobs.")
+        before = self._find(request.before, who).number if request.before else None
+        found = self._queue.jobs(
+            None if request.everybody else who.owner, request.states, before=before, limit=request.limit + 1
+        )
+        jobs = tuple(record.job(self._jobs.ahead(record)) for record in found[: request.limit])
+        return p.JobsAre(id=request.id, jobs=jobs, more=len(found) > request.limit)
+
+    def _fetch(self, request: p.Fetch, record: Record) -> p.Chunk:
+        file = PurePosixPath(request.file)
+        if file.is_absolute() or ".." in file.parts or "\0" in request.file:
+            raise RefusedError("invalid", f"{request.file} is no file of a run.")
+        if not record.folder:
+            raise RefusedError("gone", f"Job {record.id} has no run yet.")
+        return self._part(request.id, Path(record.folder) / file, request.offset, record)
+
+    def _part(self, number: int, path: Path, offset: int, record: Record) -> p.Chunk:
+        try:
+            data, size = read_part(path, offset, p.MOST_CHUNK_BYTES, self._account_of(record.owner))
+        except FileNotFoundError:
+            raise RefusedError("gone", f"There is no {path.name} of job {record.id}.") from None
+        except OSError as error:
+            raise RefusedError("gone", f"{path.name} of job {record.id} cannot be read: {error.strerror}.") from None
+        return p.Chunk(id=number, data=data, offset=offset, size=size)
+
+    def _server(self, number: int, who: Identity) -> p.ServerIs:
+        active = self._jobs.active
+        leased = self._jobs.leased()
+        memory = psutil.virtual_memory()
+        everybody = self._queue.counts()
+        return p.ServerIs(
+            id=number,
+            name=self.name,
+            server_version=__version__,
+            repository=self._settings.repository,
+            started=self._started,
+            several_owners=bool(self._settings.accounts),
+            jobs=everybody if who.administrator else self._queue.counts(who.owner),
+            queued=everybody.get("queued", 0),
+            active=len(active),
+            cores=self._jobs.cores,
+            cores_leased=sum(record.workers for record in active.values()),
+            devices=tuple(
+                p.DeviceUse(
+                    id=device.id,
+                    name=device.name,
+                    memory_bytes=device.memory_bytes,
+                    job=self._shown(leased.get(device.id), who),
+                )
+                for device in self._topology.devices
+            ),
+            memory_bytes=memory.total,
+            memory_free_bytes=memory.available,
+            clients=len(self._clients),
+            stopping=self.stopping,
+        )
+
+    def _shown(self, job: str | None, who: Identity) -> str:
+        if job is None:
+            return ""
+        return job if who.administrator or self._jobs.active[job].owner == who.owner else "-"

@@ -1,0 +1,256 @@
+"""A job's process: gets ready, is handed a job's folder, and runs it to its end whatever becomes of the server.
+
+``python -m openhcs_jupyter.server.job LIMITS``; its standard input is a socket to the server.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from openhcs_jupyter.errors import OpenHCSError, RepositoryError
+from openhcs_jupyter.server import limits
+from openhcs_jupyter.server.orders import LOG, SESSION, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.protocol import JobState, Planned, StateChanged
+from openhcs_jupyter.server.settings import Limits
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.compiler import ExecutionPlan
+    from openhcs_jupyter.engine import Run
+
+CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
+_LONGEST_PATH = 4096
+_TICK_S = 0.05
+_KEY_FILE = "OMERO_SESSION_KEY_FILE"
+
+
+def main() -> None:
+    """Get ready, wait for a job, and do it."""
+    limits.apply(msgspec.json.decode(sys.argv[1], type=Limits))
+    os.umask(0o077)
+    server = socket.socket(fileno=os.dup(0))
+    _get_ready()
+    try:
+        message, files, _, _ = socket.recv_fds(server, _LONGEST_PATH, 1)
+    except OSError:
+        return  # the server has ended
+    server.close()
+    if not message:
+        return
+    # The lock comes locked; it is held until this process ends, and by no other one.
+    os.set_inheritable(files[0], False)
+    folder = Path(os.fsdecode(message))
+    _settle(folder)
+    _do(folder)
+
+
+def _get_ready() -> None:
+    """Import what every job needs; the engine's own fork server does so at the same time."""
+    from openhcs_jupyter.engine import fork_server
+
+    fork_server().start()
+    import openhcs_jupyter.compiler
+    import openhcs_jupyter.door.start
+    import openhcs_jupyter.functions.words
+    import openhcs_jupyter.repository.embedded
+    import openhcs_jupyter.streaming.keys  # noqa: F401
+    from openhcs_jupyter.functions.words import pipeline_words
+
+    pipeline_words()
+
+
+def _settle(folder: Path) -> None:
+    """Make the job's folder this process's place: its working directory, its output."""
+    (folder / WORK).mkdir(exist_ok=True)
+    os.chdir(folder / WORK)
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(nothing)
+    if (folder / SESSION).exists():
+        os.environ[_KEY_FILE] = str(folder / SESSION)
+
+
+def _do(folder: Path) -> None:
+    asked = _Asked()
+    orders = read_orders(folder)
+    journal = JobJournal(folder)
+    state: JobState = "failed"
+    try:
+        state, message = _Job(orders, folder, journal, asked).run()
+    except _NeedsLoginError as error:
+        state, message = "needs_login", str(error)
+    except OpenHCSError as error:
+        message = str(error)
+    except MemoryError:
+        message = "It ran out of memory."
+    except Exception as error:  # noqa: BLE001 - the user's text may raise anything
+        traceback.print_exc()
+        message = _brief(error, orders)
+    journal.tell(StateChanged(time=time.time(), state=state, message=message, attempt=orders.attempt))
+
+
+class _NeedsLoginError(OpenHCSError):
+    """The job's session with OMERO has ended."""
+
+
+class _Asked:
+    """What the server asks of this process by signals."""
+
+    def __init__(self) -> None:
+        self._to: list[JobState] = []
+        self.run: Run | None = None
+        self.breaks = False
+        """Whether being asked breaks off what is being done, since nothing has been begun yet."""
+        for number in (CANCEL, PARK):
+            signal.signal(number, self._take)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def to(self) -> JobState | None:
+        """How the job is to stand; None if nothing is asked."""
+        return min(self._to, default=None)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._to.append("cancelled" if number == CANCEL else "parked")
+        if self.run is not None:
+            self.run.cancel()
+        elif self.breaks:
+            raise _StoppedError
+
+
+class _StoppedError(BaseException):
+    """The job is asked to stop before it has begun to run."""
+
+
+class _Job:
+    """From orders to a run that has ended."""
+
+    def __init__(self, orders: Orders, folder: Path, journal: JobJournal, asked: _Asked) -> None:
+        self._orders = orders
+        self._folder = folder
+        self._journal = journal
+        self._asked = asked
+
+    def run(self) -> tuple[JobState, str]:
+        """Do the job; returns how it ended, and why."""
+        from openhcs_jupyter.door import start
+
+        try:
+            self._asked.breaks = True
+            plan = self._plan()
+            self._asked.breaks = False
+        except _StoppedError:
+            self._asked.breaks = False
+        if self._asked.to() is not None:
+            return self._asked.to() or "cancelled", ""
+        run = start(plan, self._orders.payload.options, run_id=self._orders.run)
+        self._asked.run = run
+        if self._asked.to() is not None:
+            run.cancel()
+        self._journal.tell(
+            Planned(
+                time=time.time(),
+                run=run.id,
+                folder=str(run.folder),
+                plate_id=plan.plate_id,
+                plate_name=plan.plate_name,
+                units=len(plan.units),
+            )
+        )
+        self._state("running")
+        self._show(run)
+        return self._follow(run)
+
+    def _plan(self) -> ExecutionPlan:
+        from openhcs_jupyter.door import Script, Source, choose_plate, define_steps, plan_run
+        from openhcs_jupyter.functions.words import pipeline_words
+        from openhcs_jupyter.repository import connect
+
+        payload = self._orders.payload
+        filename = f"<{self._orders.job}>"
+        source = Source(payload.text_name, payload.text or payload.cell, filename)
+        linecache.cache[filename] = (len(payload.cell), None, payload.cell.splitlines(keepends=True), filename)
+        # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
+        namespace: dict[str, Any] = {**pipeline_words(), "__name__": "__main__"}
+        flags = 0
+        if payload.before:
+            name = f"<{self._orders.job} before>"
+            linecache.cache[name] = (len(payload.before), None, payload.before.splitlines(keepends=True), name)
+            before = compile(payload.before, name, "exec", dont_inherit=True)
+            flags = before.co_flags
+            exec(before, namespace)  # noqa: S102 - that is what a job is
+        steps = define_steps(source, payload.cell, namespace, flags=flags)
+        with connect(self._orders.repository) as repository:
+            self._join(repository)
+            plate = choose_plate(repository, payload.options)
+        script = Script("\n".join(filter(None, (payload.before, payload.cell.removeprefix("\n")))), {})
+        return plan_run(steps, source, plate, payload.options, script, self._orders.topology)
+
+    def _join(self, repository: Any) -> None:
+        try:
+            repository.reach()
+        except RepositoryError as error:
+            if (self._folder / SESSION).exists():
+                raise _NeedsLoginError(str(error)) from error
+            raise
+
+    def _show(self, run: Run) -> None:
+        """Serve viewers, where some are wanted."""
+        payload = self._orders.payload
+        if not payload.viewers and not payload.options.view:
+            return
+        from openhcs_jupyter.config import load_settings
+        from openhcs_jupyter.streaming import StreamServer
+        from openhcs_jupyter.streaming.keys import kept_keys, read_invitation
+
+        settings = load_settings()
+        server = StreamServer(
+            self._folder / STREAM, name=self._orders.job, host=settings.stream_host, port=0, keys=kept_keys("kernel")
+        )
+        server.start()
+        server.show(run.folder)
+        for line in payload.viewers:
+            server.call(read_invitation(line))
+
+    def _follow(self, run: Run) -> tuple[JobState, str]:
+        saving = False
+        while not run.wait(_TICK_S):
+            if run.plan.save and not saving:
+                stages = run.progress.stages
+                if all(stage.done + stage.failed == stage.total for stage in stages):
+                    saving = True
+                    self._state("saving")
+        if run.status == "done":
+            return "done", ""
+        if run.status == "failed":
+            return "failed", run.message or run.summary()
+        return self._asked.to() or "cancelled", run.message
+
+    def _state(self, state: JobState) -> None:
+        self._journal.tell(StateChanged(time=time.time(), state=state, attempt=self._orders.attempt))
+
+
+def _brief(error: BaseException, orders: Orders) -> str:
+    """Name an error of the user's text, and where it arose."""
+    name = f"<{orders.job}>"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,448 @@
+"""The life of jobs: started with a lease, followed by their journals, stopped, found again, taken up again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone, UnitFailed
+from openhcs_jupyter.server import limits, processes
+from openhcs_jupyter.server.accounts import Account, acting_as
+from openhcs_jupyter.server.folders import Folders, read_part
+from openhcs_jupyter.server.job import CANCEL, PARK
+from openhcs_jupyter.server.orders import JOURNAL, Orders, read_events, write_orders
+from openhcs_jupyter.server.protocol import (
+    ACTIVE,
+    ENDED,
+    RESTING,
+    AnyJobEvent,
+    JobState,
+    Payload,
+    Planned,
+    StateChanged,
+)
+from openhcs_jupyter.server.queue import Queue, Record
+from openhcs_jupyter.server.schedule import Lease, Waiting, decide
+from openhcs_jupyter.server.seats import Seats
+from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.topology import Topology
+
+_GRACE_S = 10.0
+"""A job that is asked to stop has so long."""
+_LEAVING_S = 10.0
+"""So has the process of a job that has ended."""
+_WATCH_S = 1.0
+_BACKOFF_S = (0.0, 1.0, 10.0)
+_MOST_DEATHS = len(_BACKOFF_S)
+_FULL_BYTES = 16 << 20
+_PART = 512 << 10
+
+
+class Jobs:
+    """All jobs of one server. Used by one thread."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        queue: Queue,
+        folders: Folders,
+        seats: Seats,
+        topology: Topology,
+        account_of: Callable[[str], Account],
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._folders = folders
+        self._seats = seats
+        self._topology = topology
+        self._account_of = account_of
+        self._devices = {device.id: device for device in topology.devices}
+        self._cores = settings.max_workers or topology.cores
+        self._active: dict[str, Record] = {}
+        self._kill_at: dict[str, float] = {}
+        self._watched = 0.0
+        self._children: list[Any] = []
+        self._dirty = True
+        self.holds = False
+        """No job is started: the server is about to stop."""
+
+    @property
+    def active(self) -> Mapping[str, Record]:
+        """Jobs that have a process, by their ids."""
+        return self._active
+
+    @property
+    def cores(self) -> int:
+        """Cores that are leased at most."""
+        return self._cores
+
+    def take_up(self) -> None:
+        """Find the processes of an earlier server's jobs, and end those that belong to none."""
+        wanted = set()
+        for record in self._queue.unended(*ACTIVE):
+            self._active[record.id] = record
+            wanted.add(record.seat)
+            if record.asked:
+                self._signal(record)
+        mark = self._folders.mark()
+        for seat in {seat for _, seat in processes.seats() if seat.startswith(f"{mark}.")} - wanted:
+            processes.end_all(seat)
+
+    def submit(self, owner: str, key: str, payload: Payload, priority: int) -> Record:
+        """Add a job, or return the one that the owner has submitted with this key before."""
+        now = time.time()
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
+        job = f"{stamp}-{os.urandom(4).hex()}"
+        options = payload.options
+        record = Record(
+            id=job,
+            key=key,
+            owner=owner,
+            run=f"{stamp}.{int(now * 1000) % 1000:03d}-{payload.name}-{job[-4:]}",
+            state="queued",
+            name=payload.name,
+            plate=options.plate or "",
+            priority=priority,
+            wanted=options.workers,
+            device=options.device,
+            submitted=now,
+        )
+        with self._queue.transaction():
+            self._give_start(owner)
+            added = self._queue.add(record, payload)
+        self._dirty = True
+        return added
+
+    def cancel(self, record: Record) -> Record:
+        """Stop a job for good, or until it is asked to go on."""
+        if record.state in ENDED:
+            return record
+        if record.id not in self._active:
+            return self._queue.change(record, state="cancelled", ended=time.time(), message="")
+        return self._ask(record.id, "cancel", "")
+
+    def park(self, record: Record) -> Record:
+        """Stop a job until it is asked to go on."""
+        if record.state in ENDED | RESTING:
+            return record
+        if record.id not in self._active:
+            return self._queue.change(record, state="parked", message="")
+        return self._ask(record.id, "park", "")
+
+    def resume(self, record: Record) -> Record:
+        """Queue a job again that rests or has ended; one that is done stays as it is."""
+        if record.state not in (*RESTING, "failed", "cancelled"):
+            return record
+        with self._queue.transaction():
+            self._give_start(record.owner)
+            record = self._queue.change(record, state="queued", message="", ended=None, deaths=0, not_before=0.0)
+        self._dirty = True
+        return record
+
+    def look(self) -> None:
+        """Take note of what jobs did, and start those whose turn it is."""
+        for job in list(self._active):
+            self._look(self._active[job])
+        now = time.monotonic()
+        if now - self._watched > _WATCH_S:
+            self._watched = now
+            self._watch()
+            self._seats.sweep()
+            self._dirty = True  # those that wait after a death
+        self._children = [child for child in self._children if child.poll() is None]
+        if self._dirty and not self.holds:
+            self._dirty = False
+            self._start_those_next()
+
+    def ahead(self, record: Record) -> int | None:
+        """Count the jobs that stand before one in the queue."""
+        if record.state != "queued":
+            return None
+        queued = self._queue.waiting()
+        return sum((-one.priority, one.number) < (-record.priority, record.number) for one in queued)
+
+    def leased(self) -> dict[str, str]:
+        """Return the jobs that GPUs are leased to."""
+        return {device: record.id for record in self._active.values() for device in record.devices}
+
+    def _give_start(self, owner: str) -> None:
+        """Let an owner who comes anew begin beside the others: time when they had no jobs gives no claim."""
+        at_work = {record.owner for record in self._queue.unended("queued", *ACTIVE)}
+        if owner in at_work:
+            return
+        shares = self._queue.shares()
+        others = [shares.get(other, 0.0) for other in at_work]
+        if others and shares.get(owner, 0.0) < min(others):
+            self._queue.charge(owner, min(others))
+
+    def _start_those_next(self) -> None:
+        now = time.time()
+        queued = [record for record in self._queue.waiting() if record.not_before <= now]
+        if not queued:
+            return
+        held = [self._lease(record) for record in self._active.values()]
+        used = self._queue.shares()
+        for record in self._active.values():
+            used[record.owner] = used.get(record.owner, 0.0) + self._lease(record).weight * (now - record.leased)
+        waiting = [
+            Waiting(
+                job=record.id,
+                owner=record.owner,
+                number=record.number,
+                priority=record.priority,
+                workers=record.wanted,
+                device=record.device,
+            )
+            for record in queued
+        ]
+        records = {record.id: record for record in queued}
+        for lease in decide(
+            waiting,
+            held,
+            used,
+            cores=self._cores,
+            devices=list(self._devices),
+            quota_of=self._settings.quota_of,
+        ):
+            self._start(records[lease.job], lease)
+
+    @staticmethod
+    def _lease(record: Record) -> Lease:
+        return Lease(job=record.id, owner=record.owner, workers=record.workers, devices=record.devices)
+
+    def _start(self, record: Record, lease: Lease) -> None:
+        owner = self._account_of(record.owner)
+        try:
+            folder = self._folders.make_job(record.id, owner)
+            orders = Orders(
+                job=record.id,
+                run=record.run,
+                attempt=record.attempts + 1,
+                repository=self._settings.repository.replace("{owner}", record.owner),
+                payload=self._payload(record, lease),
+                topology=self._part(lease),
+            )
+            with acting_as(owner):
+                write_orders(folder, orders)
+            seat = self._seats.take(record.owner, owner)
+        except (OSError, OpenHCSError) as error:
+            message = f"It cannot be started: {error}"
+            self._queue.change(record, not_before=time.time() + _BACKOFF_S[-1], message=message)
+            return
+        with self._folders.lock(record.id) as lock:
+            process = seat.id
+            if lock is None or process is None:
+                seat.end()
+                self._queue.change(record, not_before=time.time() + _BACKOFF_S[1])
+                return
+            now = time.time()
+            # Noted before it is handed over: from here on a server that is started again looks for the lock's holder.
+            self._active[record.id] = self._queue.change(
+                record,
+                state="compiling",
+                message="",
+                attempts=record.attempts + 1,
+                started=record.started or now,
+                leased=now,
+                workers=lease.workers,
+                devices=lease.devices,
+                seat=seat.mark,
+                pid=process.pid,
+                pid_start=process.start,
+                boot=process.boot,
+            )
+            seat.give(folder, lock)
+        self._children.append(seat.process)
+        self._seats.prepare(record.owner, owner)
+
+    def _payload(self, record: Record, lease: Lease) -> Payload:
+        payload = self._queue.payload(record)
+        device = lease.devices[0] if lease.devices else "cpu"
+        if lease.devices:
+            device = "gpu"  # the only one that it sees
+        options = msgspec.structs.replace(
+            payload.options, workers=lease.workers, device=device, name=payload.name, scheduler=None, resume=None
+        )
+        return msgspec.structs.replace(payload, options=options)
+
+    def _part(self, lease: Lease) -> Topology:
+        """Return the part of the machine that is leased."""
+        uuids = {self._devices[device].uuid for device in lease.devices}
+        gpus = []
+        for gpu in self._topology.gpus:
+            mig = tuple(part for part in gpu.mig if part.uuid in uuids)
+            if mig or gpu.uuid in uuids:
+                gpus.append(msgspec.structs.replace(gpu, mig=mig))
+        part = min(1.0, lease.workers / self._cores)
+        memory = int(self._topology.memory_free_bytes * part)
+        if self._settings.limits.memory_gb:
+            memory = min(memory, int(self._settings.limits.memory_gb * 1e9))
+        return msgspec.structs.replace(
+            self._topology, cores=lease.workers, gpus=tuple(gpus), memory_free_bytes=max(1, memory)
+        )
+
+    def _look(self, record: Record) -> None:
+        held = self._folders.is_held(record.id)
+        record = self._read(record)
+        if held:
+            kill_at = self._kill_at.get(record.id)
+            if kill_at is None and record.ending:
+                self._kill_at[record.id] = time.monotonic() + _LEAVING_S
+            elif kill_at is not None and time.monotonic() > kill_at:
+                processes.end_all(record.seat)
+            return
+        # What it had begun is ended before its lease goes to another one.
+        processes.end_all(record.seat)
+        while (read := self._read(record)) is not record:
+            record = read
+        self._end(record)
+
+    def _end(self, record: Record) -> None:
+        """Note that a job's process has ended, and how the job stands."""
+        now = time.time()
+        state: JobState
+        message = record.message
+        not_before, deaths = 0.0, record.deaths
+        if record.asked == "fail":
+            state = "failed"
+        elif record.ending:
+            state, message = record.ending, record.ending_message
+        elif record.asked:
+            state, message = ("cancelled", "") if record.asked == "cancel" else ("parked", "")
+        elif (full := self._full(record)) is not None:
+            state, message = "parked", full
+        else:
+            deaths += 1
+            state, message = "queued", "Its process ended without a word; it goes on where that stopped."
+            if deaths > _MOST_DEATHS:
+                state = "failed"
+                message = f"Its process ended without a word {deaths} times, without one more unit done."
+            else:
+                not_before = now + _BACKOFF_S[deaths - 1]
+        with self._queue.transaction():
+            used = self._queue.shares().get(record.owner, 0.0)
+            self._queue.charge(record.owner, used + self._lease(record).weight * (now - record.leased))
+            self._queue.change(
+                record,
+                state=state,
+                message=message,
+                ended=now if state in ENDED else None,
+                workers=0,
+                devices=(),
+                asked="",
+                ending="",
+                ending_message="",
+                seat="",
+                pid=0,
+                deaths=deaths,
+                not_before=not_before,
+            )
+        del self._active[record.id]
+        self._kill_at.pop(record.id, None)
+        self._folders.forget_lock(record.id)
+        self._dirty = True
+
+    def _full(self, record: Record) -> str | None:
+        """Say so if a disk is full on which the job writes."""
+        for folder in filter(None, (str(self._folders.path), record.folder)):
+            with suppress(OSError):
+                found = os.statvfs(folder)
+                if found.f_bavail * found.f_frsize < _FULL_BYTES:
+                    return f"The disk of {folder} is full. Free space there, then let the job go on."
+        return None
+
+    def _read(self, record: Record) -> Record:
+        """Take what a job's process and its run have written since the last time."""
+        owner = self._account_of(record.owner)
+        read = record
+        events: list[AnyJobEvent] = []
+        length, told = _new_events(self._folders.job(record.id) / JOURNAL, record.journal_at, owner)
+        for event in told:
+            if isinstance(event, Planned):
+                read = msgspec.structs.replace(
+                    read, folder=event.folder, plate_name=event.plate_name, plate=str(event.plate_id), units=event.units
+                )
+                events.append(event)
+            elif isinstance(event, StateChanged) and event.attempt == read.attempts:
+                if event.state in ENDED | RESTING:
+                    read = msgspec.structs.replace(read, ending=event.state, ending_message=event.message)
+                elif event.state in ACTIVE and event.state != read.state:
+                    read = msgspec.structs.replace(read, state=event.state)
+                    events.append(event)
+        read = msgspec.structs.replace(read, journal_at=read.journal_at + length)
+        if read.folder:
+            length, told = _new_events(Path(read.folder) / JOURNAL, read.run_journal_at, owner)
+            read = msgspec.structs.replace(read, run_journal_at=read.run_journal_at + length)
+            for event in told:
+                if isinstance(event, StateChanged | Planned):
+                    continue
+                read = _counted(read, event)
+                events.append(event)
+        if read == record:
+            return record
+        read = self._queue.note(read, events)
+        self._active[record.id] = read
+        return read
+
+    def _ask(self, job: str, what: str, message: str) -> Record:
+        record = self._active[job]
+        if record.asked not in ("cancel", "fail"):
+            record = self._queue.change(record, asked=what, message=message)
+            self._active[job] = record
+        self._signal(record)
+        return record
+
+    def _signal(self, record: Record) -> None:
+        process = processes.ProcessId(record.pid, record.pid_start, record.boot)
+        processes.send(process, {"cancel": CANCEL, "park": PARK}.get(record.asked, signal.SIGKILL))
+        self._kill_at.setdefault(record.id, time.monotonic() + _GRACE_S)
+
+    def _watch(self) -> None:
+        """End jobs that use more than they may."""
+        bounds = self._settings.limits
+        if not self._active or not (bounds.memory_gb or bounds.processes or bounds.hours):
+            return
+        usages = processes.usages({record.seat for record in self._active.values()})
+        for record in list(self._active.values()):
+            usage = usages.get(record.seat, processes.Usage())
+            passed = limits.exceeded(bounds, usage, time.time() - record.leased)
+            if passed is not None and record.asked != "fail":
+                self._ask(record.id, "fail", passed)
+
+
+def _new_events(path: Path, at: int, owner: Account) -> tuple[int, list[AnyJobEvent]]:
+    """Read the whole lines that a journal has from a place on: their length, and the events among them."""
+    try:
+        data, _ = read_part(path, at, _PART, owner)
+    except OSError:
+        return 0, []  # not there yet, or no longer
+    length, events = 0, []
+    for size, event in read_events(data):
+        length += size
+        if event is not None:
+            events.append(event)
+    if not length and len(data) == _PART:
+        length = len(data)  # no journal of ours
+    return length, events
+
+
+def _counted(record: Record, event: AnyJobEvent) -> Record:
+    """Keep in a job what an event of its run tells."""
+    if isinstance(event, RunStarted):
+        return msgspec.structs.replace(record, units=event.units, done=0, failed=0)
+    if isinstance(event, UnitDone):
+        return msgspec.structs.replace(record, done=record.done + 1, deaths=record.deaths if event.reused else 0)
+    if isinstance(event, UnitFailed):
+        return msgspec.structs.replace(record, failed=record.failed + 1)
+    if isinstance(event, RunFinished):
+        return msgspec.structs.replace(record, results=event.results)
+    return record

@@ -1,0 +1,81 @@
+"""What the server hands to a job's process, and what the process writes for the server."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from openhcs_jupyter.server.protocol import AnyJobEvent, Payload
+from openhcs_jupyter.topology import Topology
+
+ORDERS, JOURNAL, LOG, WORK, SESSION, STREAM = "orders.json", "journal.jsonl", "log", "work", "session", "stream"
+"""In a job's folder: its `Orders`, its events, its output, its working directory, its session's key, its stream."""
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process does."""
+
+    job: str
+    run: str
+    """Id of the run: begun if it is not there, gone on with if it is."""
+    attempt: int
+    repository: str
+    payload: Payload
+    topology: Topology
+    """The cores and GPUs that the job is leased, and no others."""
+
+
+_encoder = msgspec.json.Encoder()
+_events = msgspec.json.Decoder(AnyJobEvent)
+
+
+class JobJournal:
+    """What the process of a job tells the server, one event a line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = os.open(folder / JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # ends the line that an earlier process could not
+
+    def tell(self, event: AnyJobEvent) -> None:
+        """Append an event.
+
+        Raises
+        ------
+        OSError
+            If the disk is full; what was written in part is taken back.
+        """
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        line = _encoder.encode(event) + b"\n"
+        if os.write(self._file, line) != len(line):
+            os.ftruncate(self._file, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), JOURNAL)
+
+
+def read_events(data: bytes) -> Iterator[tuple[int, AnyJobEvent | None]]:
+    """Read the whole lines of a part of a journal: how long each is, and its event, or None where it is none."""
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        event = None
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            event = _events.decode(memoryview(data)[at:end])
+        yield end + 1 - at, event
+        at = end + 1
+
+
+def write_orders(folder: Path, orders: Orders) -> None:
+    """Write a job's orders into its folder, whole or not at all."""
+    partial = folder / f".{ORDERS}.{os.getpid()}"
+    partial.write_bytes(_encoder.encode(orders))
+    partial.replace(folder / ORDERS)
+
+
+def read_orders(folder: Path) -> Orders:
+    """Read a job's orders."""
+    return msgspec.json.decode((folder / ORDERS).read_bytes(), type=Orders)

@@ -1,0 +1,139 @@
+"""Processes that are found again: told apart from others of the same number, signalled, ended with what they left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+SEAT = "OPENHCS_SEAT"
+"""Variable in the environment of a job's process and all that come from it."""
+_PROC = Path("/proc")
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """One process of this machine, now and for good."""
+
+    pid: int
+    start: int
+    """When it started, in the kernel's ticks since the boot."""
+    boot: str
+
+
+def boot_id() -> str:
+    """Return what tells one start of this machine from another."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def process_id(pid: int) -> ProcessId | None:
+    """Describe a process that runs now; None if there is none."""
+    try:
+        # The name, the second word, may hold anything but ends with the last parenthesis.
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return ProcessId(pid, int(fields[19]), boot_id())
+
+
+def send(process: ProcessId, number: int) -> bool:
+    """Send a signal to exactly this process; tells whether it was there."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor stands for the process that has the number now: if that is the one, it stays the one.
+        if process_id(process.pid) != process:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def of_seat(seat: str) -> Iterator[int]:
+    """Find the processes with a mark in their environment."""
+    for pid, mark in seats():
+        if mark == seat:
+            yield pid
+
+
+def seats() -> Iterator[tuple[int, str]]:
+    """Find all processes that have a mark, and their marks."""
+    wanted = f"{SEAT}=".encode()
+    own = os.getpid()
+    for place in _PROC.iterdir():
+        if not place.name.isdecimal() or int(place.name) == own:
+            continue
+        try:
+            environment = (place / "environ").read_bytes()
+        except OSError:
+            continue
+        for variable in environment.split(b"\0") if wanted in environment else ():
+            if variable.startswith(wanted):
+                yield int(place.name), variable[len(wanted) :].decode(errors="replace")
+
+
+def end_all(seat: str, patience_s: float = 5.0) -> int:
+    """Kill what has a mark, until nothing is left that has it; returns how many processes there were."""
+    ended = 0
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        found = [pid for pid in of_seat(seat) if not _is_dead(pid)]
+        if not found:
+            break
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended += len(found)
+        time.sleep(0.01)
+    return ended
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the processes of a job use."""
+
+    memory_bytes: int = 0
+    """Of each page its part, where several processes share it."""
+    processes: int = 0
+    """Threads count as processes, as in the kernel's own limit."""
+
+
+def usages(wanted: set[str]) -> dict[str, Usage]:
+    """Measure what the processes with some marks use."""
+    found: dict[str, Usage] = {}
+    for pid, seat in seats():
+        if seat in wanted:
+            before = found.get(seat, Usage())
+            found[seat] = Usage(before.memory_bytes + _memory(pid), before.processes + _threads(pid))
+    return found
+
+
+def _memory(pid: int) -> int:
+    with suppress(OSError):
+        for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _threads(pid: int) -> int:
+    try:
+        return sum(1 for _ in (_PROC / str(pid) / "task").iterdir())
+    except OSError:
+        return 0
+
+
+def _is_dead(pid: int) -> bool:
+    """Tell whether a process has ended and only waits for its parent to ask how."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return True

@@ -1,0 +1,299 @@
+"""The server's memory: jobs, their events and payloads, owners' shares, tokens; one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from openhcs_jupyter.server.protocol import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, StateChanged
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    key TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    run TEXT NOT NULL,
+    state TEXT NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (owner, key)
+) STRICT;
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
+CREATE INDEX IF NOT EXISTS jobs_by_run ON jobs (run);
+CREATE TABLE IF NOT EXISTS payloads (job INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS events (
+    job INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (job, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shares (owner TEXT PRIMARY KEY, used REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, owner TEXT NOT NULL) STRICT;
+"""
+_SELECT = "SELECT number, body FROM jobs "
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server keeps of a job beside its payload and events."""
+
+    number: int = 0
+    """Order of submission."""
+    id: str
+    key: str
+    owner: str
+    run: str
+    """Id of the job's run, the same for all its processes."""
+    state: JobState
+    name: str
+    plate: str
+    plate_name: str = ""
+    message: str = ""
+    priority: int = 0
+    wanted: int | None = None
+    """Workers that the options ask for."""
+    device: str = "auto"
+    """What the options ask for."""
+    submitted: float
+    started: float | None = None
+    ended: float | None = None
+    folder: str = ""
+    results: str | None = None
+    units: int = 0
+    done: int = 0
+    failed: int = 0
+    workers: int = 0
+    devices: tuple[str, ...] = ()
+    attempts: int = 0
+    deaths: int = 0
+    """Processes that ended without a word since a unit was done."""
+    asked: str = ""
+    """``cancel`` or ``park``, while its process has not ended."""
+    ending: JobState | Literal[""] = ""
+    """How its process said that it stands, before it has ended itself."""
+    ending_message: str = ""
+    not_before: float = 0.0
+    """When it may be started again."""
+    leased: float = 0.0
+    """When its lease began."""
+    seat: str = ""
+    """Mark of its process and all that come from it."""
+    pid: int = 0
+    pid_start: int = 0
+    boot: str = ""
+    journal_at: int = 0
+    """How far its process's journal is read, in bytes."""
+    run_journal_at: int = 0
+    """How far its run's journal is read."""
+    events: int = 0
+    """Number of the latest event."""
+
+    def job(self, ahead: int | None = None) -> Job:
+        """Return the job as its owner sees it."""
+        return Job(
+            id=self.id, key=self.key, owner=self.owner, name=self.name, plate=self.plate, plate_name=self.plate_name,
+            state=self.state, message=self.message, priority=self.priority, submitted=self.submitted,
+            started=self.started, ended=self.ended, run=self.run, folder=self.folder, results=self.results,
+            units=self.units, done=self.done, failed=self.failed, workers=self.workers, devices=self.devices,
+            attempts=self.attempts, events=self.events, ahead=ahead, stopping=bool(self.asked),
+        )  # fmt: skip
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_body = msgspec.msgpack.Decoder(Record)
+_payload = msgspec.msgpack.Decoder(Payload)
+_event = msgspec.msgpack.Decoder(AnyJobEvent)
+
+
+class Queue:
+    """All jobs. Used by one thread; what a method did is on the disk when it returns.
+
+    Parameters
+    ----------
+    path
+        The SQLite file; made, readable by its owner only, if absent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        self._told: list[tuple[Record, list[JobEvent]]] = []
+        self._depth = 0
+        self._live: dict[int, Record] | None = None
+        """Jobs that have not ended, by their numbers; None where that must be read anew."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make all changes within whole or not at all; what was told within is told when they are."""
+        if self._depth:
+            yield
+            return
+        self._depth = 1
+        kept = len(self._told)
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            del self._told[kept:]
+            self._live = None
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+
+    def take_told(self) -> list[tuple[Record, list[JobEvent]]]:
+        """Return, once, the events that were added, for those who follow."""
+        told, self._told = self._told, []
+        return told
+
+    def add(self, record: Record, payload: Payload) -> Record:
+        """Add a job, or return the one that its owner has submitted with this key before."""
+        with self.transaction():
+            there = self.by_key(record.owner, record.key)
+            if there is not None:
+                return there
+            cursor = self._db.execute(
+                "INSERT INTO jobs (id, key, owner, run, state, body) VALUES (?, ?, ?, ?, ?, ?)",
+                (record.id, record.key, record.owner, record.run, record.state, _encode(record)),
+            )
+            assert cursor.lastrowid is not None
+            added = msgspec.structs.replace(record, number=cursor.lastrowid)
+            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (added.number, _encode(payload)))
+            return self.note(added, [StateChanged(time=record.submitted, state=record.state)])
+
+    def change(self, record: Record, **changes: Any) -> Record:
+        """Keep a job's new values; a new state becomes an event."""
+        changed = msgspec.structs.replace(record, **changes)
+        events = []
+        if changed.state != record.state:
+            events.append(
+                StateChanged(time=time.time(), state=changed.state, message=changed.message, attempt=changed.attempts)
+            )
+        return self.note(changed, events)
+
+    def note(self, record: Record, events: Sequence[AnyJobEvent]) -> Record:
+        """Keep a job as it is now, with what happened to it."""
+        with self.transaction():
+            numbered = [JobEvent(record.events + place, event) for place, event in enumerate(events, 1)]
+            record = msgspec.structs.replace(record, events=record.events + len(events))
+            self._db.executemany(
+                "INSERT INTO events VALUES (?, ?, ?)",
+                [(record.number, one.number, _encode(one.event)) for one in numbered],
+            )
+            self._db.execute(
+                "UPDATE jobs SET state = ?, run = ?, body = ? WHERE number = ?",
+                (record.state, record.run, _encode(record), record.number),
+            )
+            if numbered:
+                self._told.append((record, numbered))
+            if record.state in ENDED:
+                self._unended.pop(record.number, None)
+            else:
+                self._unended[record.number] = record
+            return record
+
+    def find(self, job: str) -> Record | None:
+        """Return a job by its id, or its run's."""
+        return self._one("WHERE id = ?", job) or self._one("WHERE run = ? ORDER BY number DESC LIMIT 1", job)
+
+    def by_key(self, owner: str, key: str) -> Record | None:
+        """Return the job that an owner has submitted with a key."""
+        return self._one("WHERE owner = ? AND key = ?", owner, key)
+
+    def jobs(
+        self, owner: str | None, states: Iterable[str] = (), *, before: int | None = None, limit: int = -1
+    ) -> list[Record]:
+        """List jobs, the latest first; of all owners where `owner` is None."""
+        where, values = ["1"], list[object]()
+        if owner is not None:
+            where.append("owner = ?")
+            values.append(owner)
+        wanted = list(states)
+        if wanted:
+            where.append(f"state IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+        if before is not None:
+            where.append("number < ?")
+            values.append(before)
+        return self._many(f"WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?", *values, limit)
+
+    def waiting(self) -> list[Record]:
+        """List the queued jobs of all owners, the earliest first."""
+        return self.unended("queued")
+
+    def unended(self, *states: str, owner: str | None = None) -> list[Record]:
+        """List jobs that have not ended, of some states or all, the earliest first."""
+        return [
+            record
+            for record in self._unended.values()
+            if (not states or record.state in states) and (owner is None or record.owner == owner)
+        ]
+
+    def counts(self, owner: str | None = None) -> dict[str, int]:
+        """Count jobs by their state."""
+        where, values = ("WHERE owner = ?", (owner,)) if owner is not None else ("", ())
+        return dict(self._db.execute(f"SELECT state, count(*) FROM jobs {where} GROUP BY state", values))  # noqa: S608
+
+    @property
+    def _unended(self) -> dict[int, Record]:
+        if self._live is None:
+            places = ", ".join("?" * len(ENDED))
+            found = self._many(f"WHERE state NOT IN ({places}) ORDER BY number", *ENDED)
+            self._live = {record.number: record for record in found}
+        return self._live
+
+    def payload(self, record: Record) -> Payload:
+        """Return what a job does."""
+        (data,) = self._db.execute("SELECT payload FROM payloads WHERE job = ?", (record.number,)).fetchone()
+        return _payload.decode(data)
+
+    def events(self, record: Record, after: int, limit: int) -> tuple[JobEvent, ...]:
+        """Return a job's events after a number."""
+        rows = self._db.execute(
+            "SELECT number, event FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?",
+            (record.number, after, limit),
+        )
+        return tuple(JobEvent(number, _event.decode(event)) for number, event in rows)
+
+    def shares(self) -> dict[str, float]:
+        """Return how many core-seconds each owner has been charged."""
+        return dict(self._db.execute("SELECT owner, used FROM shares"))
+
+    def charge(self, owner: str, used: float) -> None:
+        """Set what an owner has been charged."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO shares VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET used = excluded.used",
+                (owner, used),
+            )
+
+    def tokens(self) -> dict[str, str]:
+        """Return the owners of tokens by their tokens' hashes."""
+        return dict(self._db.execute("SELECT hash, owner FROM tokens"))
+
+    def set_token(self, owner: str, digest: str) -> None:
+        """Keep the hash of an owner's token; an earlier one no longer counts."""
+        with self.transaction():
+            self._db.execute("DELETE FROM tokens WHERE owner = ?", (owner,))
+            self._db.execute("INSERT INTO tokens VALUES (?, ?)", (digest, owner))
+
+    def _one(self, where: str, *values: object) -> Record | None:
+        found = self._many(where, *values)
+        return found[0] if found else None
+
+    def _many(self, where: str, *values: object) -> list[Record]:
+        return [
+            msgspec.structs.replace(_body.decode(body), number=number)
+            for number, body in self._db.execute(_SELECT + where, values)
+        ]

@@ -1,0 +1,195 @@
+"""A real execution server in a process of its own, and a client that says exactly what a test wants."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+
+from openhcs_jupyter.door import RunOptions
+from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.identity import read_token
+from openhcs_jupyter.streaming.keys import Invitation, new_keys, read_invitation
+from openhcs_jupyter.streaming.sockets import join_curve
+
+PATIENCE_S = 60.0
+T = TypeVar("T")
+R = TypeVar("R", bound=p.AnyReply)
+
+
+def until(what: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Wait for something to be true, and return it."""
+    end = time.monotonic() + patience_s
+    while True:
+        found = what()
+        if found:
+            return found
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+class RefusedError(Exception):
+    """The server has refused a request."""
+
+    def __init__(self, reply: p.Refused) -> None:
+        super().__init__(f"{reply.kind}: {reply.message}")
+        self.reply = reply
+
+
+class Client:
+    """One connection with a key of its own."""
+
+    def __init__(self, invitation: Invitation, context: zmq.Context | None = None) -> None:
+        self.context = context or zmq.Context.instance()
+        self.keys = new_keys()
+        self.invitation = invitation
+        self.socket = self._socket(zmq.DEALER)
+        self.socket.connect(invitation.endpoint.control)
+        self.news = self._socket(zmq.SUB)
+        self._number = 0
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self.context.socket(kind)
+        socket.linger = 0
+        join_curve(socket, self.keys, self.invitation.key)
+        return socket
+
+    def send(self, request: type[p.Request], **values: object) -> int:
+        self._number += 1
+        self.socket.send(p.encode(request(id=self._number, **values)))
+        return self._number
+
+    def ask(self, request: type[p.Request], patience_s: float = PATIENCE_S, **values: object) -> p.AnyReply:
+        """Ask something and return the answer to it."""
+        number = self.send(request, **values)
+        end = time.monotonic() + patience_s
+        while True:
+            left = int((end - time.monotonic()) * 1000)
+            assert self.socket.poll(max(0, left)), f"no answer to {request.__name__}"
+            reply = p.read_reply(self.socket.recv_multipart())
+            if reply.id == number:
+                break
+        if isinstance(reply, p.Refused):
+            raise RefusedError(reply)
+        return reply
+
+    def hello(self, token: str) -> p.Welcome:
+        welcome = self.ask(p.Hello, version=p.PROTOCOL_VERSION, token=token)
+        assert isinstance(welcome, p.Welcome)
+        return welcome
+
+    def watch(self, welcome: p.Welcome) -> None:
+        """Subscribe to the owner's announcements."""
+        self.news.subscribe(welcome.ticket)
+        self.news.connect(f"tcp://{self.invitation.host}:{welcome.news_port}")
+
+    def submit(self, payload: p.Payload, *, key: str | None = None, priority: int = 0) -> p.Job:
+        return self.ask(p.Submit, key=key or p.new_key(), payload=payload, priority=priority).job
+
+    def job(self, job: str) -> p.Job:
+        return self.ask(p.GetJob, job=job).job
+
+    def wait(self, job: str, *states: str, patience_s: float = PATIENCE_S) -> p.Job:
+        """Wait until a job is in one of some states; any that is for good if none are named."""
+        wanted = states or (*p.ENDED, *p.RESTING)
+
+        def look() -> p.Job | None:
+            found = self.job(job)
+            assert found.state in wanted or found.state not in p.ENDED, f"{found.state}: {found.message}"
+            return found if found.state in wanted else None
+
+        return until(look, patience_s)
+
+    def events(self, job: str) -> list[p.JobEvent]:
+        found: list[p.JobEvent] = []
+        while True:
+            page = self.ask(p.GetEvents, job=job, after=len(found))
+            found += page.events
+            if len(found) >= page.latest:
+                return found
+
+    def log(self, job: str) -> str:
+        return self.ask(p.GetLog, job=job).data.decode()
+
+    def close(self) -> None:
+        self.socket.close()
+        self.news.close()
+
+
+class ServerProcess:
+    """``openhcs-jupyter serve`` on a free port."""
+
+    def __init__(self, state: Path, *options: str, **environment: str) -> None:
+        self.state = state
+        self._options = options
+        self._environment = environment
+        self._clients: list[Client] = []
+        self.start()
+
+    def start(self) -> None:
+        self.log = self.state.with_suffix(".log")
+        bind = getattr(self, "invitation", None)
+        port = bind.port if bind else 0
+        with self.log.open("ab") as log:
+            position = log.tell()
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "openhcs_jupyter.cli", "serve", "--state", str(self.state),
+                    "--bind", f"tcp://127.0.0.1:{port}", *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+                env=os.environ | self._environment,
+            )  # fmt: skip
+
+        def listening() -> str | None:
+            with self.log.open() as file:
+                file.seek(position)
+                text = file.read()
+            assert self.process.poll() is None, text
+            found = re.search(r"Listening: (\S+)", text)
+            return found[1] if found else None
+
+        self.invitation = read_invitation(until(listening))
+
+    @property
+    def token(self) -> str:
+        return read_token(self.state / "token")
+
+    def client(self, token: str | None = None) -> Client:
+        """Return a client that has said who it is."""
+        made = self.stranger()
+        made.hello(token or self.token)
+        return made
+
+    def stranger(self) -> Client:
+        made = Client(self.invitation)
+        self._clients.append(made)
+        return made
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: object) -> p.Payload:
+    return p.Payload(name=name, cell=cell, before=before, options=RunOptions(name=name, **options))
