@@ -69,6 +69,22 @@ class StreamError(OpenHCSError):
     """What a viewer asked for is not there, or a connection cannot be made."""
 
 
+class ServerError(OpenHCSError):
+    """An execution server cannot be reached, or refuses what it is asked.
+
+    Parameters
+    ----------
+    message, hint
+        As of all errors.
+    kind
+        Why it refuses, in the protocol's word; empty where it has not answered.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, kind: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+
+
 def _line(problem: Problem) -> str:
     where = f"line {problem.line}: " if problem.line else ""
     hint = f"\n    {problem.hint}" if problem.hint else ""

@@ -51,15 +51,17 @@ class Run:
     """
 
     def __init__(self, folder: RunFolder, plan: ExecutionPlan, record: RunRecord) -> None:
-        self._folder = folder
-        self.plan = plan
-        """What is done."""
-        self.record = record
-        """What is kept of the run for good."""
         self._conductor: Conductor | None = None
         self._thread: threading.Thread | None = None
-        self._reader = JournalReader(folder.journal)
         self._news = threading.Condition()
+        self._open(folder, plan, record)
+
+    def _open(self, folder: RunFolder, plan: ExecutionPlan, record: RunRecord) -> None:
+        """Begin to follow a journal from its beginning."""
+        self._folder = folder
+        self._plan = plan
+        self._record = record
+        self._reader = JournalReader(folder.journal)
         self._seen = _Seen(plan)
 
     def conduct(self, conductor: Conductor) -> None:
@@ -70,6 +72,16 @@ class Run:
         self._thread = threading.Thread(target=conductor.run, name=f"openhcs-{self.id}")
         _CONDUCTED[:] = [*conducted(), self]
         self._thread.start()
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """What is done."""
+        return self._plan
+
+    @property
+    def record(self) -> RunRecord:
+        """What is kept of the run for good."""
+        return self._record
 
     @property
     def id(self) -> str:
@@ -85,6 +97,11 @@ class Run:
     def folder(self) -> Path:
         """The run's folder in the run store."""
         return self._folder.path
+
+    @property
+    def stored_at(self) -> str:
+        """Where its results are kept, in words."""
+        return str(self.folder)
 
     @property
     def status(self) -> RunStatus:
@@ -234,8 +251,8 @@ class Run:
             If the run makes no such table; lists those that it makes.
         """
         spec = self._spec(name, ("table", "points"))
-        places = self._units_of(spec)
-        return read_tables([self._folder.units / key / f"{spec.kind}.{spec.name}.arrow" for _, key in places])
+        folders = self._folders([(unit.id, key) for unit, key in self._units_of(spec)], spec)
+        return read_tables([folder / f"{spec.kind}.{spec.name}.arrow" for folder in folders])
 
     def image(self, name: str | None = None, *, well: str | None = None, field: int = 1) -> Pixels:
         """Return an image result of one field.
@@ -332,7 +349,8 @@ class Run:
             place = well_name(*parse_well(well))
         for unit, key in self._units_of(spec):
             if (place is None or unit.well == place) and unit.field in (None, field):
-                pixels = read_pixels(self._folder.units / key, spec, field)
+                (folder,) = self._folders([(unit.id, key)], spec)
+                pixels = read_pixels(folder, spec, field)
                 if pixels is not None:
                     return pixels
         where = f" of {place} field {field}" if place else ""
@@ -361,6 +379,11 @@ class Run:
                 units.append((unit, msgspec.structs.replace(unit, fingerprint=fingerprint).key))
         self._require(spec, [key for _, key in units])
         return units
+
+    def _folders(self, units: Sequence[tuple[int, str]], spec: ResultSpec) -> list[Path]:
+        """Return where the files of a result lie, for units given by their ids and the names of their folders."""
+        del spec
+        return [self._folder.units / key for _, key in units]
 
     def _require(self, spec: ResultSpec, keys: Sequence[str]) -> None:
         """Check that results are still in the store: a part of them must not look like all."""

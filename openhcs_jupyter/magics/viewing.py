@@ -15,9 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from openhcs_jupyter.errors import OpenHCSError, StreamError
+from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.magics.render import Rendered, card, code, escape
 from openhcs_jupyter.widgets.session import is_watched
 
@@ -31,13 +29,6 @@ if TYPE_CHECKING:
 _SUFFIX = ".openhcs"
 _ANSWER_S, _WINDOW_S, _TICK_S = 3.0, 10.0, 0.05
 _CALLER = "kernel"
-_KNOWN = "known-viewers.json"
-
-
-class _KnownViewers(msgspec.Struct, frozen=True, kw_only=True):
-    """Public keys of listening viewers, by ``HOST:PORT``."""
-
-    keys: dict[str, str] = {}
 
 
 class Viewing:
@@ -82,6 +73,8 @@ class Viewing:
         if viewer is None and settings.viewer_host:
             viewer = (settings.viewer_host, settings.viewer_port)
         if viewer is not None:
+            from openhcs_jupyter.streaming.known import known_viewer
+
             return await self._called(known_viewer(*viewer), run, pause)
         if self._line is not None and self._line.is_attached and is_watched(self._shell):
             return await self._on_the_laptop(self._line, run, pause)
@@ -100,10 +93,11 @@ class Viewing:
             If it is no such line, or viewers cannot be served.
         """
         from openhcs_jupyter.streaming.keys import read_invitation
+        from openhcs_jupyter.streaming.known import remember_viewer
 
         invitation = read_invitation(line)
         self._serve().show(run.folder)
-        _remember(invitation)
+        remember_viewer(invitation)
         return await self._called(invitation, run, pause)
 
     def take_up(self) -> None:
@@ -199,36 +193,6 @@ def lines(file: Path) -> list[str]:
         "On another one that reaches it by SSH:",
         f"openhcs-jupyter viewer {there}",
     ]
-
-
-def known_viewer(host: str, port: int) -> Invitation:
-    """Return how to call a listening viewer that has let this user's kernels in before.
-
-    Raises
-    ------
-    StreamError
-        If none at this address has.
-    """
-    from openhcs_jupyter.streaming.keys import Invitation, data_folder, read_private
-
-    path = data_folder() / _KNOWN
-    known = read_private(path, _KnownViewers) if path.exists() else _KnownViewers()
-    key = known.keys.get(f"{host}:{port}")
-    if key is None:
-        raise StreamError(
-            f"The viewer at {host}:{port}, which the settings name, is not known yet.",
-            f"Start it there with openhcs-jupyter viewer --bind 0.0.0.0:{port}, and give the line that it prints to "
-            "%openhcs view once.",
-        )
-    return Invitation(host=host, port=port, key=key)
-
-
-def _remember(invitation: Invitation) -> None:
-    from openhcs_jupyter.streaming.keys import data_folder, read_private, write_private
-
-    path = data_folder() / _KNOWN
-    known = read_private(path, _KnownViewers) if path.exists() else _KnownViewers()
-    write_private(path, _KnownViewers(keys=known.keys | {f"{invitation.host}:{invitation.port}": invitation.key}))
 
 
 def _sweep(place: Path) -> None:

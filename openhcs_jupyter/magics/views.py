@@ -104,7 +104,7 @@ def view_of(run: Run, *, stopping: bool = False) -> RunView:
         notices=run.notices,
         message=run.message,
         saved_at=run.results_at,
-        folder=str(run.folder),
+        folder=run.stored_at,
         where=run.where,
         example=example,
     )
