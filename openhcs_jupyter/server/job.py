@@ -20,7 +20,7 @@ import msgspec
 
 from openhcs_jupyter.errors import OpenHCSError, RepositoryError
 from openhcs_jupyter.server import limits
-from openhcs_jupyter.server.orders import LOG, SESSION, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import LOG, MODULES, SESSION, STREAM, WORK, JobJournal, Orders, read_orders
 from openhcs_jupyter.server.protocol import JobState, Planned, StateChanged
 from openhcs_jupyter.server.settings import Limits
 
@@ -178,6 +178,7 @@ class _Job:
     def _plan(self) -> ExecutionPlan:
         from openhcs_jupyter.door import Script, Source, choose_plate, define_steps, plan_run
         from openhcs_jupyter.functions.words import pipeline_words
+        from openhcs_jupyter.pipeline.modules import write_modules
         from openhcs_jupyter.repository import connect
 
         payload = self._orders.payload
@@ -186,6 +187,9 @@ class _Job:
         linecache.cache[filename] = (len(payload.cell), None, payload.cell.splitlines(keepends=True), filename)
         # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
         namespace: dict[str, Any] = {**pipeline_words(), "__name__": "__main__"}
+        if payload.modules:
+            write_modules(payload.modules, self._folder / MODULES)
+            sys.path.insert(0, str(self._folder / MODULES))
         flags = 0
         if payload.before:
             name = f"<{self._orders.job} before>"

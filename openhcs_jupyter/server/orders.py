@@ -15,6 +15,8 @@ from openhcs_jupyter.topology import Topology
 
 ORDERS, JOURNAL, LOG, WORK, SESSION, STREAM = "orders.json", "journal.jsonl", "log", "work", "session", "stream"
 """In a job's folder: its `Orders`, its events, its output, its working directory, its session's key, its stream."""
+MODULES = "modules"
+"""Likewise: the modules that its code brings."""
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,45 @@
+"""Real servers, and clients with profiles of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from openhcs_jupyter.client import Profile, RemoteOrchestrator
+from tests.server.conftest import plates, serve  # noqa: F401 - fixtures
+from tests.server.serving import ServerProcess
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's own profiles and settings out."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    return tmp_path / "settings"
+
+
+def profile_of(server: ServerProcess, **values: object) -> Profile:
+    """Return a profile by which a server's own account comes."""
+    given = {
+        "name": "lab",
+        "host": server.invitation.host,
+        "port": server.invitation.port,
+        "key": server.invitation.key,
+        "token": server.token,
+    }
+    return Profile(**(given | values))
+
+
+@pytest.fixture
+def remote() -> Iterator[Callable[..., RemoteOrchestrator]]:
+    """Return a function that connects to a server."""
+    made: list[RemoteOrchestrator] = []
+
+    def connect(server: ServerProcess, **values: object) -> RemoteOrchestrator:
+        made.append(RemoteOrchestrator(profile=profile_of(server, **values)))
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.close()

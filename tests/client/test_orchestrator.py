@@ -1,0 +1,123 @@
+"""RemoteOrchestrator against a real server: jobs are held like runs of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openhcs_jupyter.client import RemoteOrchestrator
+from openhcs_jupyter.compiler import compile as compile_pipeline
+from openhcs_jupyter.engine import run as run_here
+from openhcs_jupyter.errors import CompileError, RunError, ServerError, UsageError
+from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone
+from openhcs_jupyter.functions import gaussian_blur, max_projection
+from openhcs_jupyter.pipeline import FunctionStep, Labels, Pipeline, Step, Table
+from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.topology import discover
+from tests.engine.functions import negative
+from tests.server.serving import ServerProcess
+
+Serve = Callable[..., ServerProcess]
+Remote = Callable[..., RemoteOrchestrator]
+
+
+def bright(stack: Any, above: int = 2000) -> Any:
+    """Return where it is bright, and how much of it."""
+    mask = (stack > above).astype(np.uint16)
+    return stack, mask, {"area": [int(mask.sum())]}
+
+
+def steps() -> list[Step]:
+    offset = 7
+
+    def shifted(stack: Any) -> Any:
+        return stack + np.uint16(offset)
+
+    return [
+        Step([gaussian_blur, negative]),
+        Step(shifted),
+        Step(max_projection, save=True),
+        Step(bright, channel="DAPI", outputs=[Labels("bright"), Table("areas")]),
+    ]
+
+
+def test_a_job_is_held_like_a_run_of_ones_own(serve: Serve, remote: Remote, plates: EmbeddedRepository) -> None:
+    there = remote(serve()).run_remote_pipeline(1, steps(), {"wells": "A01,B02"}, name="nuclei")
+    plan = compile_pipeline(Pipeline(steps(), name="nuclei"), plates.plate(1), discover())
+    here = run_here(plan).result()
+    assert there.result() is there
+    assert (there.name, there.status, there.state, there.message) == ("nuclei", "done", "done", "")
+    assert there.record.plate_name == "plate"
+    for well in ("A01", "B02"):
+        for field in (1, 2):
+            for kind, name in (("image", "max_projection"), ("labels", "bright")):
+                ours, own = (getattr(run, kind)(name, well=well, field=field) for run in (there, here))
+                assert np.array_equal(ours, own)
+                assert ours.dtype == own.dtype
+    table = here.table("areas").query("well in ['A01', 'B02']").reset_index(drop=True)
+    assert there.table("areas").equals(table)
+    kinds = [type(event) for event in there.events()]
+    assert kinds == [RunStarted, *[UnitDone] * 4, RunFinished]
+    assert there.progress.stages[0].done == there.progress.stages[0].total == 4
+    with pytest.raises(RunError, match="makes no table"):
+        there.table("area")
+
+
+def test_what_a_cell_may_say_a_program_may_say(serve: Serve, remote: Remote) -> None:
+    server = remote(serve())
+    assert server.ping()
+    job = server.submit(
+        "plate", [FunctionStep(func=max_projection, variable_components=["z_index"])], {"preview": "A02"}
+    )
+    assert [type(event).__name__ for event in server.events(job)][-1] == "StateChanged"
+    assert server.result(job).plan.units[0].well == "A02"
+    assert server.get_status(job).state == "done"
+    assert [one.id for one in server.jobs()] == [job]
+    assert server.server().jobs == {"done": 1}
+    with pytest.raises(UsageError, match="no option 'well'"):
+        server.submit(1, [Step(max_projection)], {"well": "A01"})
+    with pytest.raises(ServerError, match="There is no job 4711"):
+        server.attach("4711")
+
+
+def test_what_does_not_fit_the_plate_is_told(serve: Serve, remote: Remote) -> None:
+    run = remote(serve()).run_remote_pipeline(
+        1, [Step(max_projection, channel="RFP"), Step(gaussian_blur, {"sigm": 1})]
+    )
+    with pytest.raises(RunError) as caught:
+        run.result()
+    assert "RFP" in str(caught.value)
+    assert "sigm" in str(caught.value)
+    assert run.status == "failed"
+    with pytest.raises(RunError, match="RFP"):
+        run.plan.units  # noqa: B018
+
+
+def test_a_closure_over_an_array_never_leaves_the_laptop(serve: Serve, remote: Remote) -> None:
+    kernel = np.ones((3, 3))
+    server = remote(serve())
+
+    def weighted(stack: Any) -> Any:
+        return stack @ kernel
+
+    with pytest.raises(CompileError, match=r"step 'weighted': .* whose 'kernel' is an array of float64, 3 x 3"):
+        server.submit(1, [Step(weighted)])
+    assert server.jobs() == []
+
+
+def test_a_wrong_key_a_wrong_token_and_nobody_there_are_told_apart(serve: Serve, remote: Remote) -> None:
+    running = serve()
+    other = serve()
+    for values, said in (
+        ({"key": other.invitation.key}, "does not have the key that the profile lab names"),
+        ({"token": other.token}, "The token is not one of this server"),
+    ):
+        with pytest.raises(ServerError, match=said):
+            remote(running, **values).jobs()
+    other.kill()
+    with pytest.raises(ServerError, match=r"cannot be reached at 127\.0\.0\.1"):
+        remote(other).jobs()
+    assert not remote(other).ping()
