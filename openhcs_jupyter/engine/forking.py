@@ -174,7 +174,10 @@ def _wait(theirs: socket.socket) -> None:
     """Wait, as a spare, for work."""
     import numpy as np
 
+    from openhcs_jupyter.engine.tables import warm_up
+
     np.ones(_SPARE_BYTES, np.uint8)  # the allocator keeps it, and the first unit finds it there
+    warm_up()
     message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), 2)
     if message:
         theirs.close()
