@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Sample:
         of: str = "imaging",
         screen: int | None = None,
         imported: bool = False,
+        write: Callable[..., MadePlate] = write_plate,
         **options: object,
     ) -> tuple[int, MadePlate]:
         """Put a plate into the server.
@@ -68,6 +70,8 @@ class Sample:
         imported
             Its TIFF files lie in the managed repository as an import leaves them; else each image has a file of its
             own, as images that clients made.
+        write
+            Writes its TIFF files.
         options
             For the TIFF files: ``dtype``, ``compression``, ``byteorder``.
 
@@ -78,7 +82,7 @@ class Sample:
         """
         template = f"{owner}_{self.users[owner]}/2026-11/22/10-30-00.000"
         folder = self.repository.managed / template / name if imported else self.folder / "made" / name
-        made = write_plate(folder, wells, fields, channels, z, size, **options)  # type: ignore[arg-type]
+        made = write(folder, wells, fields, channels, z, size, **options)
         where = {"rows": 8, "columns": 12, "columnNamingConvention": "number", "rowNamingConvention": "letter"}
         plate = self._add("Plate", {"name": name, "status": "", **where}, owner, of)
         if screen is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.model import Image, Layout, Plate
+from openhcs_jupyter.model import Image, Layout, Plate, well_name
 from openhcs_jupyter.repository.base import PixelSource
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow
@@ -85,7 +85,7 @@ def register(
         for row, field in zip(sorted(rows, key=lambda row: row.position), there, strict=True):
             stack = field.image("stack")
             if stack is None or _shape(stack.layout) != _shape(images[row.image].layout):
-                raise RepositoryError(f"its files have other images than OMERO for {row.name}")
+                raise RepositoryError(f"its files have other images than OMERO in {well_name(*place)}")
             registered[row.image] = Registered(stack.id, stack.version)
     return registered
 

@@ -99,7 +99,7 @@ def _fields(session: Any, source: Source, context: dict[str, str]) -> list[Field
 
 def _check(plate: str, row: FieldRow) -> None:
     """Refuse an image that no run can read."""
-    where = f"{well_name(row.row, row.column)} field {row.position + 1} of {plate} ({row.name})"
+    where = f"{well_name(row.row, row.column)} field {row.position + 1} of {plate} (image {row.image})"
     if not row.pixels:
         raise RepositoryError(f"{where} has no pixels yet.", "Its import still goes on: try again when it is done.")
     if row.pixel_type not in _KNOWN:

@@ -12,7 +12,7 @@ PLATE = "select p.id, p.name, p.rows, p.columns, p.details.group.id from Plate p
 DATASET = "select d.id, d.name, d.details.group.id from Dataset d where d.id = :id"
 IMAGE = "select i.id, i.name, i.details.group.id from Image i where i.id = :id"
 _PIXELS = (
-    "i.id, i.name, i.series, p.id, p.sizeX, p.sizeY, p.sizeZ, p.sizeC, p.sizeT, pt.value, p.sha1, "
+    "i.id, p.id, p.sizeX, p.sizeY, p.sizeZ, p.sizeC, p.sizeT, pt.value, p.sha1, "
     "p.physicalSizeX.value, p.physicalSizeZ.value, fs.id, ei.entityType, ei.lsid"
 )
 _WITH = (
@@ -86,8 +86,6 @@ class FieldRow(NamedTuple):
     x: float | None
     y: float | None
     image: int
-    name: str
-    series: int | None
     pixels: int
     size_x: int
     size_y: int
@@ -140,10 +138,9 @@ def ask(session: Any, query: str, context: dict[str, str], **values: Any) -> lis
     values
         Of the query's parameters.
     """
-    from omero.rtypes import unwrap
-
     rows = session.getQueryService().projection(query, _parameters(values), context)
-    return [[unwrap(value) for value in row] for row in rows]
+    # Not omero.rtypes.unwrap: it is made for whole graphs, and takes longer than the query does.
+    return [[None if value is None else value.getValue() for value in row] for row in rows]
 
 
 def ask_objects(session: Any, query: str, context: dict[str, str], **values: Any) -> list[Any]:

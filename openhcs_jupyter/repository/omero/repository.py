@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
 from openhcs_jupyter.repository.omero.address import Source, parse_address
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
-from openhcs_jupyter.repository.omero.broker.protocol import MOST_IMAGES
+from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
 from openhcs_jupyter.repository.omero.plates import load_plate, part_of
@@ -73,6 +72,7 @@ class OmeroRepository(Repository):
         self._password = password
         self._connection: Connection | None = None
         self._patience_s = PATIENCE_S
+        self._order = Order()
         self._places: dict[int, Place] = {}
         self._of_plate: dict[int, dict[int, Place]] = {}
         self._registered: EmbeddedRepository | None = None
@@ -161,7 +161,8 @@ class OmeroRepository(Repository):
         if place.broker:
             if self._broker is None:
                 raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
-            return self._mapped(self._broker.open(image.id, ahead=lambda: self._next(image.id)), image, place)
+            likely = self._order.after(image.id, lambda: [one for one, place in self._places.items() if place.broker])
+            return self._mapped(self._broker.open(image.id, ahead=self._order.following, then=likely), image, place)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -259,11 +260,6 @@ class OmeroRepository(Repository):
         for image in open_:
             why = refused.get(image, "")
             self._places[image] = msgspec.structs.replace(self._places[image], why=why, broker=not why)
-
-    def _next(self, image: int) -> list[int]:
-        """Name the images that are likely read next."""
-        following = (one for one, place in self._places.items() if place.broker)
-        return list(islice(dropwhile(lambda one: one != image, following), 1, MOST_IMAGES - 1))
 
     def _mapped(self, descriptor: int, image: Image, place: Place) -> PixelSource:
         try:

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -56,12 +57,16 @@ class BrokerClient:
         self._path = Path(path).expanduser()
         self._session = session
         self._patience_s = patience_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._socket: socket.socket | None = None
+        self._begun: tuple[int, str] | None = None
+        """What was asked ahead, and is answered next."""
         self._told: frozenset[int] = frozenset()
         self._told_until = 0.0
 
-    def open(self, image: int, file: str = "", ahead: Callable[[], Sequence[int]] = tuple) -> int:
+    def open(
+        self, image: int, file: str = "", ahead: Callable[[], Sequence[int]] = tuple, then: int | None = None
+    ) -> int:
         """Open a file of an image for reading.
 
         Parameters
@@ -73,6 +78,8 @@ class BrokerClient:
         ahead
             Names images that will be opened soon, so that the broker asks OMERO for all of them at once; called where
             the broker was not told of `image`.
+        then
+            The image that is likely opened next: its file is asked for while this one is read.
 
         Returns
         -------
@@ -88,11 +95,15 @@ class BrokerClient:
         if image not in self._told or time.monotonic() > self._told_until:
             soon = tuple(ahead()[:MOST_IMAGES])
             self._told, self._told_until = frozenset((image, *soon)), time.monotonic() + _TOLD_S
-        wanted = Open(session=self._session(), image=image, file=file, ahead=soon)
-        reply, descriptor = self._ask(wanted)
-        if isinstance(reply, Granted) and descriptor is not None:
-            return descriptor
-        raise self._unexpected(reply)
+        with self._lock:
+            descriptor = self._answered(image, file)
+            if descriptor is None:
+                reply, descriptor = self._ask(Open(session=self._session(), image=image, file=file, ahead=soon))
+                if not isinstance(reply, Granted) or descriptor is None:
+                    raise self._unexpected(reply)
+            if then is not None and then in self._told and not soon:
+                self._begin(then)
+        return descriptor
 
     def check(self, images: Iterable[int], patience_s: float | None = None) -> dict[int, str]:
         """Say which images would be refused, and why.
@@ -149,10 +160,37 @@ class BrokerClient:
                 raise BrokerError(f"The broker at {self._path} refuses: {reply.why}", _HINTS.get(reply.code))
             time.sleep(reply.retry_after_s)
 
+    def _begin(self, image: int) -> None:
+        """Ask for an image's file; the answer is read later."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.send(protocol.encode(Open(session=self._session(), image=image)))
+                self._begun = (image, "")
+
+    def _answered(self, image: int | None = None, file: str = "") -> int | None:
+        """Read the answer to what was asked ahead; None if it was something else, or was refused."""
+        begun, self._begun = self._begun, None
+        if begun is None or self._socket is None:
+            return None
+        try:
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, 1)
+        except OSError:
+            answer, descriptors = b"", []
+        if not answer:
+            self._leave()  # it has ended: whoever asks next joins it again
+            return None
+        reply, descriptor = self._read(answer, descriptors)
+        if begun == (image, file) and isinstance(reply, Granted):
+            return descriptor
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+
     def _exchange(self, data: bytes, patience_s: float) -> tuple[Reply, int | None]:
         """Send a message and receive its answer; once more where the broker was started again meanwhile."""
         until = time.monotonic() + patience_s
         with self._lock:
+            self._answered()
             while True:
                 try:
                     if self._socket is None:
@@ -202,7 +240,7 @@ class BrokerClient:
     def _leave(self) -> None:
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
+            self._socket, self._begun = None, None
 
     def _unexpected(self, reply: Reply) -> BrokerError:
         return BrokerError(f"The broker at {self._path} answers with {type(reply).__name__}.", "Is it of this version?")
