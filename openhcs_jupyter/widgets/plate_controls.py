@@ -261,9 +261,10 @@ class PlateControls:
             least, most = min(0.0, low, float(np.nanmin(plane))), max(float(np.nanmax(plane)), 2 * high - low)
             self._settling = True
             try:
-                slider.min, slider.max = min(slider.min, least), max(slider.max, most)
-                slider.value = (low, high)
-                slider.min, slider.max, slider.step = least, most, (most - least) / 500
+                with slider.hold_sync():  # the browser would answer a range without its value with a value of its own
+                    slider.min, slider.max = min(slider.min, least), max(slider.max, most)
+                    slider.value = (low, high)
+                    slider.min, slider.max, slider.step = least, most, (most - least) / 500
                 if slices >= len(self._z.options):
                     self._z.options = (_MAX, *range(1, slices + 1)) if slices > 1 else (_MAX,)
             finally:

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
 
 TIMEOUT_MS = 45_000
 ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artefacts"
-# JupyterLab's own: pages that it asks for and a test server does not have.
-_FOREIGN = ("favicon", "Failed to load resource", "/api/me", "listings", "webSocket", "WebSocket")
+# Jupyter's own: pages that a test server does not have; settings and commands of JupyterLab that Notebook 7 has not.
+_FOREIGN = (
+    "(reading 'schema')",
+    "Command 'filebrowser:",
+    "favicon",
+    "Failed to load resource",
+    "/api/me",
+    "listings",
+    "webSocket",
+    "WebSocket",
+)
 _READY = (
     "() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext;"
     " return s?.isReady && s.session?.kernel?.connectionStatus === 'connected'; }"
@@ -30,12 +39,19 @@ class Notebook:
         self._address = address
         path.write_text(json.dumps(_document(cells)))
         page.on("console", lambda said: self._heard(said.type, said.text, said.location.get("url", "")))
-        page.on("pageerror", lambda error: self.complaints.append(str(error.stack or error)))
+        page.on("pageerror", lambda error: self._heard("error", str(error.stack or error), ""))
         page.on("dialog", lambda dialog: dialog.accept())
 
     def open(self, *, idle: bool = True) -> None:
-        """Open the notebook and wait for its kernel."""
-        self.page.goto(f"{self._address}/lab/tree/{self.path.name}?reset")
+        """Open the notebook in JupyterLab and wait for its kernel."""
+        self._go_to(f"lab/tree/{self.path.name}?reset", idle=idle)
+
+    def open_in_notebook_7(self) -> None:
+        """Open the notebook in Jupyter Notebook and wait for its kernel."""
+        self._go_to(f"notebooks/{self.path.name}", idle=True)
+
+    def _go_to(self, place: str, *, idle: bool) -> None:
+        self.page.goto(f"{self._address}/{place}")
         self.page.wait_for_function(_READY)
         if idle:
             self.wait_until_idle()

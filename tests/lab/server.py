@@ -64,7 +64,8 @@ def serve(home: Path, overrides: Mapping[str, object] | None = None) -> Iterator
     }
     options = [
         f"--port={port}", "--no-browser", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--allow-root",
-        "--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}",
+        "--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}",
         f"--LabApp.app_settings_dir={settings}",
     ]  # fmt: skip
     with (home / "lab.log").open("w") as log:
