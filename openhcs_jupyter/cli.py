@@ -14,6 +14,7 @@ from openhcs_jupyter.door import DEFAULT_NAME
 from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.magics.demo import add_demo_options
 from openhcs_jupyter.magics.options import (
+    REPLAYED,
     CommandParser,
     OptionParser,
     add_broker_options,
@@ -136,7 +137,7 @@ def _parser() -> OptionParser:
     )
     viewer.add_argument("--called", metavar="HOST", help="how kernels call this machine; left out, its own name")
     replay = add("replay", _replay, "Print the cell of a run, made again from what was kept of it.", repository=True)
-    replay.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+    replay.add_argument("run", nargs="?", metavar="RUN", help=REPLAYED)
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear it.", repository=True)
     add_cache_options(cache)
     add("gpus", _gpus, "Show the GPUs of this machine.")
@@ -313,11 +314,12 @@ def _viewer(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.replay import replay_cell
+    from openhcs_jupyter.magics.replay import find_kept, replay_cell
     from openhcs_jupyter.magics.state import find_run
 
     with _connect(arguments) as repository:
-        sys.stdout.write(replay_cell(find_run(repository, arguments.run), repository))
+        kept = find_kept(arguments.run, lambda name: find_run(repository, name), repository)
+        sys.stdout.write(replay_cell(kept, repository))
     return 0
 
 

@@ -17,6 +17,7 @@ from openhcs_jupyter.magics.errors import long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
 from openhcs_jupyter.magics.gpu_view import gpus_view
 from openhcs_jupyter.magics.options import (
+    REPLAYED,
     CommandParser,
     OptionParser,
     add_cache_options,
@@ -28,9 +29,9 @@ from openhcs_jupyter.magics.options import (
     split,
 )
 from openhcs_jupyter.magics.plan_view import plan_view
-from openhcs_jupyter.magics.plate_view import plate_view, plates_view
+from openhcs_jupyter.magics.plate_view import groups_view, plate_view, plates_view
 from openhcs_jupyter.magics.render import Rendered
-from openhcs_jupyter.magics.replay import replay_cell
+from openhcs_jupyter.magics.replay import find_kept, replay_cell
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
 from openhcs_jupyter.widgets.session import is_watched, widget_view
@@ -53,6 +54,8 @@ def line_parser() -> OptionParser:
     connect = add("connect", _connect, "Join a repository: a folder, demo, or default.")
     connect.add_argument("uri", nargs="?", metavar="REPOSITORY", help="left out, what the settings say")
     add("plates", _plates, "List the plates.")
+    group = add("group", _group, "List the groups of OMERO's user, or take only the plates of one.")
+    group.add_argument("group", nargs="?", metavar="GROUP", help="its name, or all; left out, the groups are listed")
     plate = add("plate", _plate, "Choose a plate for the cells that follow, and show it.")
     plate.add_argument("plate", nargs="?", metavar="ID", help="id or name; left out, the chosen one is shown")
     import_ = add("import", _import, "Register a plate where it lies; no pixel is copied.")
@@ -76,7 +79,7 @@ def line_parser() -> OptionParser:
     what = "variable, name or id, or the line of a listening viewer; left out, the last one"
     view.add_argument("run", nargs="?", metavar="RUN", help=what)
     replay = add("replay", _replay, "Make the cell of a run again, from what was kept of it.")
-    replay.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+    replay.add_argument("run", nargs="?", metavar="RUN", help=REPLAYED)
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear what is kept to save time.")
     add_cache_options(cache)
     add("gpus", _gpus, "Show the GPUs of this machine.")
@@ -153,13 +156,19 @@ async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> 
     display(listed.bundle() | widget_view(browser.widget), raw=True)
 
 
+async def _group(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    if arguments.group is not None:
+        state.repository.choose_group(None if arguments.group == "all" else arguments.group)
+    show(groups_view(state.repository.groups(), state.repository.uri))
+
+
 async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     wanted = arguments.plate if arguments.plate is not None else state.plate
     if wanted is None:
         raise UsageError("No plate is chosen", "Choose one: %openhcs plate ID; %openhcs plates lists them.")
     plate = state.repository.plate(int(wanted) if str(wanted).isdecimal() else wanted)
     state.plate = plate.id
-    show(plate_view(plate))
+    show(plate_view(plate, state.repository.cell_name(plate.id)))
 
 
 async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -235,8 +244,7 @@ async def _view(state: State, arguments: argparse.Namespace, pause: Pause) -> No
 
 
 async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    run = state.run(arguments.run)
-    cell = replay_cell(run, state.repository)
+    cell = replay_cell(find_kept(arguments.run, state.run, state.repository), state.repository)
     if is_watched(state.shell):
         state.shell.set_next_input(cell.rstrip("\n"))
     else:

@@ -17,6 +17,8 @@ CELL_DESCRIPTION = """Run the pipeline that the cell defines.
 The cell is ordinary Python that assigns pipeline_steps, a list of Step. NAME becomes a variable that holds the run:
 NAME.table("cells"), NAME.image("max_projection", well="A01", field=1), NAME.labels("nuclei", well="A01", field=1)."""
 
+REPLAYED = "variable, name or id of a run, or what it made in OMERO, such as Image:12 or a link; left out, the last one"
+
 
 class OptionParser(argparse.ArgumentParser):
     """An argument parser that raises `UsageError`, with what was probably meant, and never ends the process."""
@@ -78,7 +80,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
         Whether the caller lives on while the run goes on.
     """
     what = parser.add_argument_group("what is run")
-    what.add_argument("--plate", metavar="ID", help="id or name of the plate; left out, the chosen or only one")
+    what.add_argument(
+        "--plate",
+        metavar="ID",
+        help="id or name of the plate, in OMERO also Dataset:7 or a link; left out, the chosen or only one",
+    )
     what.add_argument(
         "--wells",
         metavar="WELLS",

@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from openhcs_jupyter.magics import render
 from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
 from openhcs_jupyter.model import Layout, Plate, PlateSummary
+from openhcs_jupyter.repository import Group
 
 
-def plate_view(plate: Plate) -> Rendered:
-    """Show a plate: its wells, its channels, and which planes are missing."""
+def plate_view(plate: Plate, called: str | None = None) -> Rendered:
+    """Show a plate: its wells, its channels, and which planes are missing.
+
+    Parameters
+    ----------
+    plate
+        The plate.
+    called
+        What cells call it; left out, its id.
+    """
+    called = f"plate {plate.id}" if called is None or called.isdecimal() else called
     fields = list(plate.fields())
     counts = Counter(len(well.fields) for well in plate.wells)
     usual = counts.most_common(1)[0][0] if counts else 0
@@ -32,12 +42,12 @@ def plate_view(plate: Plate) -> Rendered:
         f"{count_text(len(plate.wells), 'well')} of {plate.rows} x {plate.columns}, {count_text(len(fields), 'field')}"
     )
     text = [
-        f"Plate {plate.id}, {plate.name}: {sentence}.",
+        f"{called[0].upper()}{called[1:]}, {plate.name}: {sentence}.",
         f"  Wells     {some([well.name for well in plate.wells], 12)}",
         f"  Pixels    {pixels}",
         *indented(channels.text),
     ]
-    title = f"{render.strong(plate.name)} {render.faint(f'plate {plate.id}')} {render.escape(sentence)}"
+    title = f"{render.strong(plate.name)} {render.faint(called)} {render.escape(sentence)}"
     body = [_plate_map(plate, usual), render.row("Pixels", render.escape(pixels)), channels.markup]
     return Rendered("\n".join(text), render.card(title, body))
 
@@ -66,6 +76,20 @@ def plates_view(plates: Sequence[PlateSummary], where: str) -> Rendered:
     table = grid(["id", "name", "wells", "fields", "channels", "pixels", "format", "since", ""], rows)
     title = f"{count_text(len(plates), 'plate')} in {where}"
     return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
+
+
+def groups_view(groups: Sequence[Group], where: str) -> Rendered:
+    """List the groups of a repository's user; those whose plates are taken have a mark."""
+    if not groups:
+        text = f"{where} has no groups."
+        return Rendered(text, render.card(render.escape(text), []))
+    rows = [("\u2713" if group.chosen else "", group.name, group.rights, group.plates) for group in groups]
+    table = grid(["", "group", "members", "plates"], rows)
+    hint = "%openhcs group NAME takes the plates of one group, %openhcs group all of all."
+    title = f"{count_text(len(groups), 'group')} in {where}"
+    return Rendered(
+        f"{title}\n{table.text}\n{hint}", render.card(render.escape(title), [table.markup, render.faint(hint)])
+    )
 
 
 def _kind_text(plate: Plate, kind: str, c: int) -> str:

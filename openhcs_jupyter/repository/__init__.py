@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openhcs_jupyter.repository.base import FieldResults, PixelSource, Place, Repository, ResultWriter
+from openhcs_jupyter.repository.base import FieldResults, Group, PixelSource, Place, Repository, ResultWriter, Trace
 from openhcs_jupyter.repository.connection import connect
 
-__all__ = ["FieldResults", "PixelSource", "Place", "Repository", "ResultWriter", "connect"]
+__all__ = ["FieldResults", "Group", "PixelSource", "Place", "Repository", "ResultWriter", "Trace", "connect"]

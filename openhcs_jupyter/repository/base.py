@@ -12,10 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.model import RunRecord
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from openhcs_jupyter.model import Channel, Image, Plate, PlateSummary, ResultSpec, RunRecord
+    from openhcs_jupyter.model import Channel, Image, Plate, PlateSummary, ResultSpec
 
 
 class PixelSource(ABC):
@@ -124,6 +127,26 @@ class ResultWriter(ABC):
         """Remove what was gathered and not published."""
 
 
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository keeps of the run that made something."""
+
+    record: RunRecord
+    plan: bytes
+    """As JSON."""
+    others: tuple[str, ...] = ()
+    """Ids of other runs that made something of the same plate, the newest first."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Some people who share what is in a repository."""
+
+    name: str
+    rights: str
+    """What members may do with each other's data, for people."""
+    plates: int
+    chosen: bool
+
+
 class Repository(ABC):
     """A place that holds plates; safe to use from several threads. A worker process makes its own with `connect`."""
 
@@ -159,9 +182,43 @@ class Repository(ABC):
             If there is no such plate, or several of that name; lists what there is.
         """
 
-    def cell_name(self, plate: int) -> str:
-        """Return what a cell's ``--plate`` calls a plate."""
+    def cell_name(self, plate: int, given: object = None) -> str:
+        """Return what a cell's ``--plate`` calls a plate.
+
+        Parameters
+        ----------
+        plate
+            Its id.
+        given
+            What a cell called it; kept where it names less than the plate.
+        """
+        del given
         return str(plate)
+
+    def trace(self, made: str) -> Trace | None:
+        """Find the run that made something, by what a user calls it; None where nothing is kept of it.
+
+        Raises
+        ------
+        RepositoryError
+            If there is no such thing.
+        """
+        del made
+        return None
+
+    def groups(self) -> list[Group]:
+        """List the user's groups; a repository that is one person's has none."""
+        return []
+
+    def choose_group(self, name: str | None) -> None:
+        """Take only plates of one group from now on; None takes those of all groups.
+
+        Raises
+        ------
+        RepositoryError
+            If the user is in no such group.
+        """
+        raise RepositoryError(f"{self.uri} has no groups" + (f", so not {name!r}." if name else "."))
 
     @abstractmethod
     def open(self, image: Image) -> PixelSource:

@@ -63,6 +63,34 @@ def test_a_cell_runs_on_a_plate_by_its_name_and_its_results_are_in_omero(lab: La
     assert "acquired spots mip" in listed.text
 
 
+@pytest.mark.parametrize(
+    "made", ["acquired spots mip", "https://omero.lab.edu/webclient/?show=plate-{plate}", "Image:{image}"]
+)
+def test_the_cell_is_made_again_from_what_it_made(lab: Lab, notebook: Kernel, made: str) -> None:
+    with lab.join("ada") as ada:
+        plate = ada.plate("acquired spots mip")
+    name = made.format(plate=plate.id, image=plate.wells[0].fields[0].images[0].id)
+    told = notebook.run(f"%openhcs replay '{name}'")
+    assert not told.error, told.error
+    assert f"%%openhcs spots --plate {lab.imported[0]} --save" in told.text
+    assert 'Step(max_projection, save=True, name="mip")' in told.text
+
+
+def test_what_no_run_made_says_so(lab: Lab, notebook: Kernel) -> None:
+    told = notebook.run("%openhcs replay Plate:drawn")
+    assert "No run has made Plate:drawn" in told.error
+
+
+def test_groups_are_listed_and_one_is_taken(notebook: Kernel) -> None:
+    listed = notebook.run("%openhcs group")
+    assert "read-annotate" in listed.text
+    notebook.run("%openhcs group archive")
+    assert "acquired" not in notebook.run("%openhcs plates").text
+    assert "in no group 'elsewhere'" in notebook.run("%openhcs group elsewhere").error
+    notebook.run("%openhcs group all")
+    assert "acquired" in notebook.run("%openhcs plates").text
+
+
 def test_the_results_of_a_run_are_deleted(lab: Lab, notebook: Kernel) -> None:
     told = notebook.run("%openhcs results spots --delete")
     assert "1 Plate" in told.text

@@ -13,19 +13,21 @@ import msgspec
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord
-from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWriter
+from openhcs_jupyter.repository.base import Group, PixelSource, Repository, ResultWriter, Trace
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
-from openhcs_jupyter.repository.omero.address import Source, parse_address
+from openhcs_jupyter.repository.omero.address import Source, parse_address, parse_reference
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
 from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.finding import Wanted, find
+from openhcs_jupyter.repository.omero.groups import find_group, list_groups
 from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
 from openhcs_jupyter.repository.omero.plates import load_plate, part_of
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
 from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection, given_key, saved_session
+from openhcs_jupyter.repository.omero.tracing import trace
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -149,9 +151,24 @@ class OmeroRepository(Repository):
         self._keep_places(found)
         return found if wanted.place is None else part_of(found, wanted.place, wanted.sample)
 
-    def cell_name(self, plate: int) -> str:
-        """Return what a cell calls a plate: its id, or such as ``Dataset:7``."""
+    def cell_name(self, plate: int, given: object = None) -> str:
+        """Return what a cell calls a plate: its id, or such as ``Dataset:7``; a part of a plate as it was given."""
+        reference = parse_reference(given) if isinstance(given, str) else None
+        if isinstance(given, str) and reference is not None and reference[0] in ("Well", "Image"):
+            return given
         return Source.of(plate).name
+
+    def trace(self, made: str) -> Trace:
+        """Find the run that made something in OMERO, in this or another place."""
+        return self.connection.call(lambda session: trace(session, made, self.connection.everywhere))
+
+    def groups(self) -> list[Group]:
+        """List the groups of the user, with the number of plates that the user sees in each."""
+        return self.connection.call(lambda session: list_groups(session, self.connection))
+
+    def choose_group(self, name: str | None) -> None:
+        """Take only plates of one group, by its name or id, from now on; None takes those of all groups."""
+        self.connection.chosen_group = self.connection.call(lambda session: find_group(session, name, self.connection))
 
     def open(self, image: Image) -> PixelSource:
         """Open an image: its file where that may be read, else its planes through the server."""

@@ -127,6 +127,11 @@ class Connection:
         return name
 
     @property
+    def user_id(self) -> int:
+        """The user's id on the server."""
+        return int(self._context.userId)
+
+    @property
     def session(self) -> Any:
         """The session's service factory."""
         return self._client.getSession()
