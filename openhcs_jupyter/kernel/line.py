@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from openhcs_jupyter.kernel.keeper import IDLE, KEEPER, LINE
-from openhcs_jupyter.kernel.words import GONE_S, Ear, Hello, Ping, Shown, View, encode
+from openhcs_jupyter.kernel.record import Record
+from openhcs_jupyter.kernel.words import GONE_S, Again, Ear, Hello, Ping, Shown, Told, View, Word, encode
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -40,18 +41,18 @@ class Line:
         Tells whether something runs.
     end
         Ends the kernel.
-    again
-        Called when the laptop is back after a cut.
+    record
+        What the kernel has said of late.
     """
 
     def __init__(
-        self, path: Path, idle_s: float, is_busy: Callable[[], bool], end: Callable[[], None], again: Callable[[], None]
+        self, path: Path, idle_s: float, is_busy: Callable[[], bool], end: Callable[[], None], record: Record
     ) -> None:
         self._path = path
         self._idle_s = idle_s
         self._is_busy = is_busy
         self._end = end
-        self._again = again
+        self._record = record
         self._laptops: dict[socket.socket, Ear] = {}
         self._heard = 0.0
         self._needed = time.monotonic()
@@ -77,10 +78,8 @@ class Line:
         """Ask the laptop to show what these sockets serve; what is returned gives its answer, or None before."""
         self._number += 1
         number = self._number
-        view = encode(View(number=number, control=control, news=news, opens=opens))
         for laptop in list(self._laptops):
-            with suppress(OSError):
-                laptop.sendall(view)
+            self._say(laptop, View(number=number, control=control, news=news, opens=opens))
         return lambda: self._answers.pop(number, None)
 
     def _serve(self) -> None:
@@ -113,13 +112,19 @@ class Line:
                 self._heard = time.monotonic()
                 if isinstance(word, Hello | Ping):
                     laptop.sendall(encode(Ping()))
-                if isinstance(word, Hello) and word.again:
-                    self._again()
-                if isinstance(word, Shown):
+                elif isinstance(word, Again):
+                    self._record.again(word.since, lambda first: self._say(laptop, Told(first=first)))
+                elif isinstance(word, Shown):
                     self._answers[word.number] = word
         except (OSError, msgspec.MsgspecError):
             return False
         return bool(piece)
+
+
+    @staticmethod
+    def _say(laptop: socket.socket, word: Word) -> None:
+        with suppress(OSError):  # it is gone, and will ask again
+            laptop.sendall(encode(word))
 
 
 def line_of(shell: InteractiveShell) -> Line | None:
@@ -136,7 +141,7 @@ def line_of(shell: InteractiveShell) -> Line | None:
         float(os.environ[IDLE]),
         lambda: cells.is_running or _conducts(),
         lambda: _end(kernel),
-        lambda: None,
+        Record(kernel),
     )
     line.start()
     return line

@@ -15,6 +15,7 @@ from traitlets import Float, Unicode
 from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import RemoteError
 from openhcs_jupyter.kernel.keeper import MARK, PORTS, Order, Started
+from openhcs_jupyter.kernel.relay import Relay
 from openhcs_jupyter.kernel.remote import quoted, require_same_version
 from openhcs_jupyter.kernel.ssh import Host
 from openhcs_jupyter.kernel.tunnel import Tunnel
@@ -22,6 +23,7 @@ from openhcs_jupyter.kernel.windows import Windows
 from openhcs_jupyter.streaming.keys import private_folder, runtime_folder, short_folder
 
 _SIGTERM, _SIGINT = 15, 2
+OUTPUT = "iopub_port"
 IDLE_HOURS = 12.0
 
 
@@ -108,12 +110,15 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
         self.pick_kernel_local_ports()
         place = short_folder(private_folder(runtime_folder() / f"remote-{secrets.token_hex(4)}"))
         line = place / "line"
-        forwards = {f"{manager.ip}:{getattr(manager, name)}": self._sockets[name] for name in PORTS}
-        forwards[str(line)] = self._sockets["line"]
+        output = place / "iopub"
+        forwards = {f"{manager.ip}:{getattr(manager, name)}": self._sockets[name] for name in PORTS if name != OUTPUT}
+        forwards |= {str(line): self._sockets["line"], str(output): self._sockets[OUTPUT]}
         self.windows = Windows(host.name, place, lambda more: self.tunnel is not None and self.tunnel.add(more))
-        tunnel = Tunnel(host, forwards, line, self.windows.show, self.log)
+        relay = Relay(f"tcp://{manager.ip}:{getattr(manager, OUTPUT)}", str(output))
+        tunnel = Tunnel(host, forwards, line, relay, self.windows.show, self.log)
         await asyncio.to_thread(tunnel.open)
-        self.tunnel, self._place = tunnel, place
+        relay.start()
+        self.tunnel, self._relay, self._place = tunnel, relay, place
 
     async def close_tunnels(self, tunnels_args: list[str]) -> None:
         """Leave the tunnel open: a kernel that follows has the same addresses."""
@@ -139,6 +144,7 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
         if self.tunnel is not None:
             tunnel, self.tunnel = self.tunnel, None
             await asyncio.to_thread(tunnel.close)
+            self._relay.close()
             shutil.rmtree(self._place, ignore_errors=True)
         if self.host is not None:
             await asyncio.to_thread(self.host.leave)

@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 
 from openhcs_jupyter.errors import RemoteError
+from openhcs_jupyter.kernel.relay import Relay
 from openhcs_jupyter.kernel.ssh import Host
-from openhcs_jupyter.kernel.words import PING_S, Ear, Hello, Ping, Shown, View, Word, encode
+from openhcs_jupyter.kernel.words import PING_S, Again, Ear, Hello, Ping, Shown, Told, View, Word, encode
 
 _AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LONGEST_PIECE = 1 << 16
+_ASK_S = 0.3
 
 
 class Tunnel:
@@ -31,6 +33,8 @@ class Tunnel:
         Addresses there by addresses here.
     line
         The socket here that is forwarded to the kernel's line.
+    relay
+        Passes the kernel's output on.
     view
         Called where the kernel wants something shown, in the thread; returns the answer.
     log
@@ -42,17 +46,18 @@ class Tunnel:
         host: Host,
         forwards: Mapping[str, str],
         line: Path,
+        relay: Relay,
         view: Callable[[View], Shown],
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
     ) -> None:
         self._host = host
         self._forwards = dict(forwards)
         self._line = line
+        self._relay = relay
         self._view = view
         self._log = log
         self._end = threading.Event()
         self._socket: socket.socket | None = None
-        self._was_linked = False
         self.is_linked = False
         """The kernel answers."""
         self.is_connected = True
@@ -97,7 +102,11 @@ class Tunnel:
         tries = 0
         while not self._end.is_set():
             try:
-                self.is_connected = self._connect() and self._forward()
+                if self._is_cut():
+                    self.is_connected = self._connect()
+                    if self.is_connected:
+                        self._relay.hold()
+                        self.is_connected = self._forward()
                 if self.is_connected and self._talk():
                     tries = 0
             except Exception:  # noqa: BLE001 - whatever it was, the next try may succeed
@@ -105,9 +114,11 @@ class Tunnel:
             self._end.wait(_AGAIN_S[min(tries, len(_AGAIN_S) - 1)])
             tries += 1
 
+    def _is_cut(self) -> bool:
+        """Tell whether what is forwarded is forwarded no longer."""
+        return not (self.is_connected and self._host.is_connected() and _listens(str(self._line)))
+
     def _connect(self) -> bool:
-        if self._host.is_connected():
-            return True
         try:
             return self._host.attempt("true", timeout=30).returncode == 0
         except RemoteError:
@@ -126,7 +137,7 @@ class Tunnel:
             line.settimeout(PING_S)
             try:
                 line.connect(str(self._line))
-                line.sendall(encode(Hello(again=self._was_linked)))
+                line.sendall(encode(Hello()))
                 self._listen(line)
             except (OSError, msgspec.MsgspecError) as error:
                 self._log.debug("The line to the kernel on %s: %s", self._host.name, error)
@@ -136,22 +147,28 @@ class Tunnel:
         return answered
 
     def _listen(self, line: socket.socket) -> None:
-        ear, pinged = Ear(), time.monotonic()
+        ear, pinged, asked = Ear(), time.monotonic(), 0.0
         while not self._end.is_set():
+            line.settimeout(_ASK_S if self._relay.is_holding else PING_S)
             with suppress(TimeoutError):
                 piece = line.recv(_LONGEST_PIECE)
                 if not piece:
                     return
+                self.is_linked = True
                 for word in ear.hear(piece):
                     self._take(line, word)
-            if time.monotonic() - pinged >= PING_S - 0.1:
+            now = time.monotonic()
+            if self._relay.is_holding and now - asked >= _ASK_S:
+                line.sendall(encode(Again(since=self._relay.last)))
+                asked = now
+            if now - pinged >= PING_S - 0.1:
                 line.sendall(encode(Ping()))
-                pinged = time.monotonic()
+                pinged = now
 
     def _take(self, line: socket.socket, word: Word) -> None:
-        if not self.is_linked:
-            self.is_linked = self._was_linked = True
-        if isinstance(word, View):
+        if isinstance(word, Told):
+            self._relay.resume_from(word.first)
+        elif isinstance(word, View):
             line.sendall(encode(self._view(word)))
 
 

@@ -13,10 +13,21 @@ GONE_S = 25.0
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The first word of the laptop."""
+    """The first word of the laptop; the kernel answers with a ping."""
 
-    again: bool = False
-    """The connection was cut before; what the kernel said meanwhile has not arrived."""
+
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+    """The connection was cut: the kernel is to send its output again."""
+
+    since: str
+    """Signature of the last message of output that has arrived; empty if none has."""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag="told"):
+    """The kernel's answer."""
+
+    first: str
+    """Signature of the first message that was sent again; empty if there was none."""
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag="ping"):
@@ -44,7 +55,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, tag="shown"):
     """Why there is no window."""
 
 
-Word: TypeAlias = Hello | Ping | View | Shown
+Word: TypeAlias = Hello | Ping | Again | Told | View | Shown
 _DECODER = msgspec.json.Decoder(Word)
 
 

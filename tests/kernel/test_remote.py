@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,3 +121,101 @@ def test_nobody_else_on_the_server_reaches_the_kernel(made: Lab, start: Callable
     assert file.stat().st_mode & 0o077 == 0
     assert Path(content["ip"]).parent.stat().st_mode & 0o077 == 0
     assert content["key"] not in " ".join(" ".join(each.cmdline()) for each in made.left())
+
+
+def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: Callable[..., Kernel]) -> None:
+    kernel = start()
+    linked(kernel)
+    kernel.run("kept = 42")
+    tunnel = kernel.manager.provisioner.tunnel
+    made.cut()
+    until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
+    assert kernel.manager.is_alive()
+    linked(kernel)
+    assert kernel.run("print(kept)", timeout=20).text.strip() == "42"
+    master = [each for each in made.left() if "[mux]" in " ".join(each.cmdline())]
+    assert len(master) == 1
+    master[0].kill()
+    until(lambda: not tunnel.is_linked, "the end of the connection to be noticed", 10)
+    linked(kernel)
+    assert kernel.run("print(kept)", timeout=20).text.strip() == "42"
+
+
+def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable[..., Kernel]) -> None:
+    kernel = start()
+    linked(kernel)
+    tunnel = kernel.manager.provisioner.tunnel
+    request = kernel.send(
+        "import time\nfor n in range(60):\n    print(n, flush=True)\n    time.sleep(0.1)\nprint('the end')"
+    )
+    while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
+        pass
+    for _ in range(3):
+        made.cut()
+        until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
+        linked(kernel)
+    printed = kernel.collect(request, 30).text.split()
+    assert printed == [str(n) for n in range(int(printed[0]), 60)] + ["the", "end"]
+    assert int(printed[0]) <= 2
+    assert kernel.client.get_shell_msg(timeout=10)["content"]["status"] == "ok"
+
+
+def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start: Callable[..., Kernel]) -> None:
+    kernel = start()
+    linked(kernel)
+    made.stop()
+    try:
+        made.cut()
+        gate = made.home / "gate"
+        tunnel = kernel.manager.provisioner.tunnel
+        until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
+    finally:
+        made.start()
+    assert gate is not None
+
+
+JUPYTER = """
+import sys, time
+from jupyter_client.manager import KernelManager
+manager = KernelManager(kernel_name="brief")
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=60)
+while not manager.provisioner.tunnel.is_linked:
+    time.sleep(0.05)
+client.execute(sys.argv[1])
+while client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
+    pass
+print("running", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_kernel_whose_client_was_killed_ends_but_not_while_it_works(made: Lab, tmp_path: Path) -> None:
+    made.install("--name", "brief", "--idle-hours", str(2 / 3600))
+    gate = tmp_path / "gate"
+    cell = f"import os, time\nprint('go')\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    with (tmp_path / "jupyter.log").open("w") as log:
+        jupyter = psutil.Popen([sys.executable, "-c", JUPYTER, cell], stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert jupyter.stdout.readline() == "running\n", (tmp_path / "jupyter.log").read_text()
+    finally:
+        jupyter.kill()
+        jupyter.wait()
+        jupyter.stdout.close()
+
+    def kernels() -> list[psutil.Process]:
+        return [each for each in made.left() if "ipykernel_launcher" in " ".join(each.cmdline())]
+
+    worked_until = time.monotonic() + 5
+    while time.monotonic() < worked_until:
+        assert kernels(), "a kernel that works was ended"
+        time.sleep(0.2)
+    gate.touch()
+    until(lambda: not kernels(), "the end of the idle kernel", 15)
+    # The connection is kept for a minute; whatever the kernel was kept by is gone now.
+    until(lambda: not [each for each in made.left() if "keeper" in " ".join(each.cmdline())], "the keeper's end", 20)
+    assert not list((made.home / "jupyter" / "runtime").iterdir())
+    for each in made.left():
+        each.kill()

@@ -1,0 +1,142 @@
+"""Passes a remote kernel's output on to Jupyter's clients here, each message once and in order, also after cuts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from openhcs_jupyter.kernel.record import signature
+from openhcs_jupyter.streaming.sockets import Waker
+
+_REMEMBERED = 20_000
+_TICK_MS = 200
+_PATIENCE_S = 5.0
+
+
+class Relay:
+    """Stands between the clients' output sockets and the kernel's, in a thread.
+
+    Parameters
+    ----------
+    address
+        Where clients connect, ``tcp://HOST:PORT``.
+    kernel
+        The forwarded socket of the kernel's output.
+    """
+
+    def __init__(self, address: str, kernel: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._clients = self._context.socket(zmq.XPUB)
+        self._clients.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._clients.setsockopt(zmq.SNDHWM, 0)
+        self._clients.linger = 1000
+        self._clients.bind(address)
+        self._kernel = self._context.socket(zmq.XSUB)
+        self._kernel.setsockopt(zmq.RCVHWM, 0)
+        self._kernel.linger = 0
+        self._kernel.connect(f"ipc://{kernel}")
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._last = ""
+        self._held: list[list[zmq.Frame]] | None = None
+        """Messages that came after a cut; it is not known yet what came before them."""
+        self._first: str | None = None
+        self._until = 0.0
+        self._end = threading.Event()
+        self._waker = Waker()
+        self._thread = threading.Thread(target=self._pass, name="openhcs-relay", daemon=True)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the kernel is to say something again."""
+        return self._held is not None
+
+    @property
+    def last(self) -> str:
+        """The signature of the last message that was passed on."""
+        return self._last
+
+    def start(self) -> None:
+        """Begin to pass messages on."""
+        self._thread.start()
+
+    def hold(self) -> None:
+        """The connection was cut: hold messages back until it is known which were lost."""
+        with self._lock:
+            if self._held is None:
+                self._held, self._first = [], None
+            self._until = time.monotonic() + _PATIENCE_S
+
+    def resume_from(self, first: str) -> None:
+        """The kernel has sent again what was lost, beginning with the message of this signature."""
+        with self._lock:
+            self._first = first
+        self._waker.wake()
+
+    def close(self) -> None:
+        """End the thread and close the sockets."""
+        self._end.set()
+        self._waker.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._clients.close()
+        self._kernel.close()
+        self._context.term()
+        self._waker.close()
+
+    def _pass(self) -> None:
+        poller = zmq.Poller()
+        for socket in (self._clients, self._kernel, self._waker):
+            poller.register(socket, zmq.POLLIN)
+        while not self._end.is_set():
+            ready = dict(poller.poll(_TICK_MS if self.is_holding else None))
+            if self._waker.fileno() in ready:
+                self._waker.clear()
+            if self._clients in ready:
+                self._kernel.send(self._clients.recv())
+            with self._lock:
+                if self._kernel in ready:
+                    self._take(self._kernel.recv_multipart(copy=False))
+                self._let_go()
+
+    def _take(self, frames: list[zmq.Frame]) -> None:
+        if self._held is not None:
+            self._held.append(frames)
+        else:
+            self._hand_on(frames)
+
+    def _let_go(self) -> None:
+        """Pass on what was held back, once it follows what was passed on before."""
+        if self._held is None:
+            return
+        if self._first:
+            marks = [_mark(frames) for frames in self._held]
+            if self._first in marks:
+                # The last time: it may have been asked for more than once.
+                self._held = self._held[len(marks) - 1 - marks[::-1].index(self._first) :]
+            elif time.monotonic() < self._until:
+                return
+        elif self._first is None and time.monotonic() < self._until:
+            return
+        held, self._held = self._held, None
+        for frames in held:
+            self._hand_on(frames)
+
+    def _hand_on(self, frames: list[zmq.Frame]) -> None:
+        mark = _mark(frames)
+        if mark and mark in self._seen:
+            return
+        self._seen[mark] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        self._last = mark or self._last
+        self._clients.send_multipart(frames, copy=False)
+
+
+def _mark(frames: Sequence[Any]) -> str:
+    return signature([frame.bytes for frame in frames[:4]])
