@@ -74,12 +74,12 @@ class Line:
         self._listener.listen()
         self._thread.start()
 
-    def ask(self, control: str, news: str, *, opens: bool) -> Callable[[], Shown | None]:
+    def ask(self, control: str, news: str) -> Callable[[], Shown | None]:
         """Ask the laptop to show what these sockets serve; what is returned gives its answer, or None before."""
         self._number += 1
         number = self._number
         for laptop in list(self._laptops):
-            self._say(laptop, View(number=number, control=control, news=news, opens=opens))
+            self._say(laptop, View(number=number, control=control, news=news))
         return lambda: self._answers.pop(number, None)
 
     def _serve(self) -> None:
@@ -119,7 +119,6 @@ class Line:
         except (OSError, msgspec.MsgspecError):
             return False
         return bool(piece)
-
 
     @staticmethod
     def _say(laptop: socket.socket, word: Word) -> None:

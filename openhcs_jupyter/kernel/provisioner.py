@@ -44,7 +44,6 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
     session_send_orig = None
     host: Host | None = None
     tunnel: Tunnel | None = None
-    windows: Windows | None = None
     _sockets: dict[str, str]
     _follows = False
 
@@ -113,9 +112,11 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
         output = place / "iopub"
         forwards = {f"{manager.ip}:{getattr(manager, name)}": self._sockets[name] for name in PORTS if name != OUTPUT}
         forwards |= {str(line): self._sockets["line"], str(output): self._sockets[OUTPUT]}
-        self.windows = Windows(host.name, place, lambda more: self.tunnel is not None and self.tunnel.add(more))
+        self.windows = Windows(
+            host.name, place, lambda more: self.tunnel is not None and self.tunnel.add(more), self.log
+        )
         relay = Relay(f"tcp://{manager.ip}:{getattr(manager, OUTPUT)}", str(output))
-        tunnel = Tunnel(host, forwards, line, relay, self.windows.show, self.log)
+        tunnel = Tunnel(host, forwards, line, relay, windows.show, self.log)
         await asyncio.to_thread(tunnel.open)
         relay.start()
         self.tunnel, self._relay, self._place = tunnel, relay, place

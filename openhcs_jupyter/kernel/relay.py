@@ -66,14 +66,14 @@ class Relay:
         self._thread.start()
 
     def hold(self) -> None:
-        """The connection was cut: hold messages back until it is known which were lost."""
+        """Hold messages back after a cut, until it is known which were lost."""
         with self._lock:
             if self._held is None:
                 self._held, self._first = [], None
             self._until = time.monotonic() + _PATIENCE_S
 
     def resume_from(self, first: str) -> None:
-        """The kernel has sent again what was lost, beginning with the message of this signature."""
+        """Go on from the message of this signature: the kernel has sent again what followed it."""
         with self._lock:
             self._first = first
         self._waker.wake()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +26,18 @@ class Windows:
         A folder for sockets and the connection file.
     forward
         Has SSH forward sockets here to sockets there; tells whether it does.
+    log
+        Is told of windows that fail.
     """
 
-    def __init__(self, host: str, place: Path, forward: Callable[[Mapping[str, str]], bool]) -> None:
+    def __init__(
+        self,
+        host: str,
+        place: Path,
+        forward: Callable[[Mapping[str, str]], bool],
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._log = log
         self._host = host
         self._place = place
         self._forward = forward
@@ -54,8 +66,10 @@ class Windows:
                 viewer=nobody,
             ),
         )
-        if not view.opens or (self._window is not None and self._window.poll() is None):
+        if self._window is not None and self._window.poll() is None:
             return Shown(number=view.number)
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            return Shown(number=view.number, error="Jupyter has no screen there.")
         if find_spec("napari") is None:
             install = f"{sys.executable} -m pip install 'openhcs-jupyter[viewer]'"
             return Shown(number=view.number, error=f"napari is not installed there: {install}")
@@ -67,4 +81,11 @@ class Windows:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        threading.Thread(target=self._watch, args=(self._window,), name="openhcs-window", daemon=True).start()
         return Shown(number=view.number)
+
+    def _watch(self, window: subprocess.Popen[bytes]) -> None:
+        """Tell Jupyter's log why a window ended that was not closed."""
+        if window.wait():
+            said = (self._place / "viewer.log").read_text(errors="replace").strip().splitlines()
+            self._log.warning("The viewer of the kernel on %s ended: %s", self._host, said[-1] if said else "")

@@ -35,7 +35,7 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True, tag="ping"):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, tag="view"):
-    """The kernel serves viewers."""
+    """The kernel serves viewers, and a window is wanted unless one is open."""
 
     number: int
     """The laptop's answer has the same."""
@@ -43,8 +43,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True, tag="view"):
     """Socket of requests and planes on the kernel's machine."""
     news: str
     """Socket of announcements there."""
-    opens: bool
-    """A window is wanted, unless one is open."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True, tag="shown"):

@@ -50,8 +50,8 @@ def load(shell: InteractiveShell) -> None:
         from openhcs_jupyter.kernel import help_links
 
         kernel.help_links = [*help_links(), *kernel.help_links]
-        _take_up_viewers(state, kernel)
         _listen(shell, state)
+        _take_up_viewers(state, kernel)
 
 
 def _listen(shell: InteractiveShell, state: Any) -> None:

@@ -152,7 +152,8 @@ class Viewing:
 
     async def _on_the_laptop(self, line: Line, run: Run, pause: Pause) -> Rendered:
         server = self._serve()
-        answer = line.ask(server.local.control, server.local.news, opens=server.viewers == 0)
+        control, news = (path.removeprefix("ipc://") for path in (server.local.control, server.local.news))
+        answer = line.ask(control, news)
         left = _WINDOW_S
         while (shown := answer()) is None and left > 0:
             await pause(_TICK_S)

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from jupyter_client.manager import KernelManager
 
 from tests.engine.bench import until
+from tests.jupyter import TIMEOUT_S, Kernel
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ class Lab:
         self.laptop, self.home = folder / "laptop", folder / "home"
         self._inside = inside
         self._address = address
+        self._heard = 0
         for place in (self.laptop, self.home):
             (place / "run").mkdir(parents=True, mode=0o700)
         self._keys()
@@ -81,7 +84,16 @@ class Lab:
         command = [*self._inside, str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
         with (self.folder / "sshd.log").open("ab") as log:
             self.server = psutil.Popen(command, stderr=log)
-        until(lambda: b"Server listening" in (self.folder / "sshd.log").read_bytes(), "the SSH server", 10)
+        said = b"Server listening"
+        before = self._heard
+        until(lambda: (self.folder / "sshd.log").read_bytes().count(said) > before, "the SSH server", 10)
+        self._heard += 1
+
+    def stop(self) -> None:
+        """End the SSH server and its connections; what was started through it goes on."""
+        for each in [self.server, *self.server.children(recursive=False)]:
+            each.kill()
+        self.server.wait()
 
     def close(self) -> None:
         """End the SSH server and all that it serves, and whatever was left."""
@@ -160,3 +172,20 @@ def lab(address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Iterator[La
             yield made
         finally:
             made.close()
+
+
+@contextmanager
+def started(name: str) -> Iterator[Kernel]:
+    """Start an installed kernel as this process's Jupyter, and shut it down."""
+    manager = KernelManager(kernel_name=name)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=TIMEOUT_S)
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        if manager.has_kernel:
+            manager.shutdown_kernel()
+        manager.cleanup_resources()

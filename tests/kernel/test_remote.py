@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
-from jupyter_client.manager import KernelManager
 
 from tests.engine.bench import until
 from tests.jupyter import TIMEOUT_S, Kernel
-from tests.kernel.lab import Lab, can_serve, lab
+from tests.kernel.lab import Lab, can_serve, lab, started
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="OpenSSH's server is not installed")
 
@@ -33,23 +33,8 @@ def made() -> Iterator[Lab]:
 @pytest.fixture
 def start(made: Lab) -> Iterator[Callable[..., Kernel]]:
     """Return a function that starts the remote kernel; in the end nothing of it is left on either side."""
-    started: list[Kernel] = []
-
-    def launch(name: str = "openhcs-lab") -> Kernel:
-        manager = KernelManager(kernel_name=name)
-        manager.start_kernel()
-        client = manager.client()
-        client.start_channels()
-        started.append(Kernel(manager, client))
-        client.wait_for_ready(timeout=TIMEOUT_S)
-        return started[-1]
-
-    yield launch
-    for each in started:
-        each.client.stop_channels()
-        if each.manager.has_kernel:
-            each.manager.shutdown_kernel()
-        each.manager.cleanup_resources()
+    with ExitStack() as opened:
+        yield lambda name="openhcs-lab": opened.enter_context(started(name))
     until(lambda: not made.left(), "the end of all processes", 15)
     assert not list((made.home / "jupyter" / "runtime").iterdir())
     assert not list((made.laptop / "run" / "openhcs-jupyter").glob("remote-*"))
@@ -163,15 +148,24 @@ def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable
 def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start: Callable[..., Kernel]) -> None:
     kernel = start()
     linked(kernel)
+    gate, ended = made.home / "gate", made.home / "ended"
+    request = kernel.send(
+        "import time\nfrom pathlib import Path\nprint('begun', flush=True)\n"
+        f"while not Path({str(gate)!r}).exists(): time.sleep(0.02)\n"
+        f"print('ended', flush=True)\nPath({str(ended)!r}).touch()"
+    )
+    while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
+        pass
     made.stop()
-    try:
-        made.cut()
-        gate = made.home / "gate"
-        tunnel = kernel.manager.provisioner.tunnel
-        until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
-    finally:
-        made.start()
-    assert gate is not None
+    until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 10)
+    gate.touch()
+    until(ended.exists, "the end of the cell")
+    assert kernel.manager.is_alive()
+    made.start()
+    assert kernel.collect(request, 30).text.strip() == "ended"
+    reply = kernel.client.get_shell_msg(timeout=10)
+    assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (request, "ok")
+    assert kernel.run("print(1)").text.strip() == "1"
 
 
 JUPYTER = """

@@ -22,10 +22,14 @@ LONGEST_S = 60.0
 
 
 @contextmanager
-def start_xvfb() -> Iterator[dict[str, str]]:
-    """Start Xvfb on a free display and give the variables that name it; it ends after its last window's process."""
+def start_xvfb(*, lasting: bool = False) -> Iterator[dict[str, str]]:
+    """Start Xvfb on a free display and give the variables that name it; it ends after its last window's process.
+
+    `lasting` lets it live on when its last window is gone.
+    """
     read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1600x1000x24", "-nolisten", "tcp"]
+    command += [] if lasting else ["-terminate"]
     server = subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as told:
@@ -37,6 +41,18 @@ def start_xvfb() -> Iterator[dict[str, str]]:
         if not _is_used(number):  # Qt would end this process with its screen
             server.terminate()
             server.wait()
+
+
+def grab(screen: dict[str, str], path: Path) -> np.ndarray:
+    """Keep a picture of a whole screen, whichever process draws on it; returns its pixels, ``(Y, X, 3)``."""
+    import cv2
+
+    program = (
+        "import sys; from qtpy.QtWidgets import QApplication; app = QApplication([]); "
+        "assert app.primaryScreen().grabWindow(0).save(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | screen, check=True, timeout=60)
+    return cv2.imread(str(path), cv2.IMREAD_COLOR)
 
 
 @contextmanager
