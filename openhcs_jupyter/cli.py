@@ -111,6 +111,20 @@ def _parser() -> OptionParser:
     run.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="name of the run")
     add_run_options(run, background=False)
     run.add_argument("--traceback", action="store_true", help="show long tracebacks of errors")
+    batch = add("batch", _batch, "Execute a notebook to its end, here or on the machine of a remote kernel.")
+    batch.add_argument("notebook", nargs="?", metavar="NOTEBOOK")
+    batch.add_argument("--remote", metavar="NAME", help="a remote kernel, or its machine; left out, this machine")
+    batch.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        metavar=("NAME", "VALUE"),
+        dest="parameters",
+        help="value of a variable of the cell that is tagged parameters",
+    )
+    batch.add_argument("--output", metavar="FOLDER", default=".", help="where the executed notebook and its page go")
+    batch.add_argument("--detach", action="store_true", help="with --remote: begin only")
+    batch.add_argument("--attach", metavar="ID", help="with --remote: follow a batch that was begun")
     add("runs", _runs, "List the runs.", repository=True)
     for name, handler, text in (
         ("status", _status, "Show a run: how far it is, or what it left."),
@@ -243,6 +257,26 @@ def _run(arguments: argparse.Namespace) -> int:
     with _connect(arguments) as repository:
         done = run_file(repository, arguments.file, run_options(arguments), _say, traceback=arguments.traceback)
     return 0 if done else _FAILED
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.kernel.batch import batch_here, batch_there
+    from openhcs_jupyter.kernel.executing import parameters_of
+
+    parameters, output = parameters_of(arguments.parameters), Path(arguments.output).expanduser()
+    if arguments.remote is not None:
+        return batch_there(
+            arguments.remote,
+            arguments.notebook,
+            arguments.attach,
+            output,
+            parameters,
+            _write,
+            detach=arguments.detach,
+        )
+    if arguments.notebook is None or arguments.attach or arguments.detach:
+        raise UsageError("batch takes a notebook; --attach and --detach belong to --remote", "Name a notebook.")
+    return batch_here(arguments.notebook, output, parameters, _write)
 
 
 def _runs(arguments: argparse.Namespace) -> int:
@@ -387,7 +421,11 @@ def _show(rendered: Rendered) -> int:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+    _write(f"{line}\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

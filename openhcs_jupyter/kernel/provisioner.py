@@ -112,9 +112,7 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
         output = place / "iopub"
         forwards = {f"{manager.ip}:{getattr(manager, name)}": self._sockets[name] for name in PORTS if name != OUTPUT}
         forwards |= {str(line): self._sockets["line"], str(output): self._sockets[OUTPUT]}
-        self.windows = Windows(
-            host.name, place, lambda more: self.tunnel is not None and self.tunnel.add(more), self.log
-        )
+        windows = Windows(host.name, place, lambda more: tunnel.add(more), self.log)
         relay = Relay(f"tcp://{manager.ip}:{getattr(manager, OUTPUT)}", str(output))
         tunnel = Tunnel(host, forwards, line, relay, windows.show, self.log)
         await asyncio.to_thread(tunnel.open)
