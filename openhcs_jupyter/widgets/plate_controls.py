@@ -152,7 +152,7 @@ class PlateControls:
         low, high = self._view.limits()
         self._settling = True
         try:
-            self._low.value, self._high.value = low, high
+            self._low.value, self._high.value = (float(f"{limit:.4g}") for limit in (low, high))
         finally:
             self._settling = False
         for source, canvas in zip(self._sources, self._maps, strict=True):
