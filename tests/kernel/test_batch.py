@@ -30,6 +30,7 @@ def made() -> Iterator[Lab]:
 def notebook(path: Path, *cells: str) -> Path:
     first = nbformat.v4.new_code_cell("well = 'A01'\ntimes = 1", metadata={"tags": ["parameters"]})
     written = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    written.metadata.kernelspec = {"name": "openhcs", "display_name": "OpenHCS", "language": "python"}
     nbformat.write(written, path)
     return path
 
