@@ -102,6 +102,8 @@ class Conductor:
         self._starts: dict[int, Start] = {}
         self._notices = notices
         self._noticed: set[str] = set()
+        self._bytes_read = 0
+        self._read_s = 0.0
 
     def cancel(self) -> None:
         """Ask the run to stop; it has stopped within half a second."""
@@ -158,7 +160,8 @@ class Conductor:
                 where=self._executor.where,
             ),
         )
-        self._notice(journal, *self._notices, *self._repository.told_of(_images(self._plan)))
+        told = self._repository.told_of(_images(self._plan))
+        self._notice(journal, *self._notices, *told)
         for unit, files in kept:
             self._done(journal, unit, Outcome(unit=unit.id, files=files), reused=True)
         if self._plan.save:
@@ -182,6 +185,9 @@ class Conductor:
         self._cache.flush()
         if self._cancelled.is_set():
             return "cancelled", "It was cancelled; --resume goes on from here.", None
+        if told and self._read_s:
+            rate = self._bytes_read / self._read_s / 1e6
+            self._notice(journal, f"{self._bytes_read / 1e6:,.0f} MB were read, {rate:,.0f} MB/s by each worker.")
         failures = self._graph.failed
         if broken is not None:
             return "failed", broken.message, None
@@ -207,6 +213,8 @@ class Conductor:
                 if outcome.waypoints is not None:
                     addresses = [waypoint_address(way, unit) for way in outcome.waypoints.ways]
                     self._cache.add_waypoints(addresses, self._folder, self._graph.key(unit), outcome.waypoints)
+                self._bytes_read += outcome.bytes_read
+                self._read_s += outcome.read_s
                 if outcome.failure is None:
                     self._done(journal, unit, outcome)
                     self._graph.finish(unit)

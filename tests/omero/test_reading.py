@@ -124,7 +124,7 @@ class TestInPlace:
     def test_a_short_file_is_refused(self, lab: Lab, direct: OmeroRepository) -> None:
         plate = direct.plate(lab.made_by_client[0])
         image = plate.wells[1].fields[1].images[0]
-        path = Path(direct._place_of(image).file)
+        path = Path(direct._places.of_image(image).file)
         whole = path.read_bytes()
         path.write_bytes(whole[:-1])
         try:
@@ -151,7 +151,7 @@ class TestInPlace:
             plate = direct.plate(number)
         finally:
             side.write_text(planes)
-        place = direct._places[plate.wells[0].fields[0].images[0].id]
+        place = direct._places.of_image(plate.wells[0].fields[0].images[0])
         assert place.registered is None
         assert "not what the server gives" in place.why
 
@@ -159,7 +159,7 @@ class TestInPlace:
         number, made = lab.imported
         away = made.folder.rename(made.folder.with_name("away"))
         try:
-            place = direct._places[direct.plate(number).wells[0].fields[0].images[0].id]
+            place = direct._places.of_image(direct.plate(number).wells[0].fields[0].images[0])
         finally:
             away.rename(made.folder)
         assert place.registered is None

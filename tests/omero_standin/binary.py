@@ -148,6 +148,8 @@ class RawPixels(Servant, omero.api.RawPixelsStore):
                 raise omero.ValidationException(None, None, f"Cannot read pixels id={number}")
             self._planes = Planes(store, self.world.repository, pixels)
             self._pixels = pixels
+            if self.world.no_pyramids and self.do_requiresPixelsPyramid(context=context):
+                raise omero.MissingPyramidException(None, None, "Import pyramid", 1000, number)
 
     def do_getPixelsId(self, *, context: dict[str, str]) -> int:
         assert self._pixels is not None

@@ -45,7 +45,7 @@ class StandIn:
         self.port, self.insecure_port = ports["port"], ports["insecure_port"]
 
     def ask(self, **what: Any) -> dict[str, Any]:
-        """Ask for its ``calls``, have it ``close_sessions``, or answer each read of pixels after ``slow_s``."""
+        """Ask for its ``calls``; have it ``close_sessions``, read only after ``slow_s``, or have ``no_pyramids``."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(what) + "\n")

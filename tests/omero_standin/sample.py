@@ -116,6 +116,60 @@ class Sample:
         self.store.commit()
         return plate.id, made
 
+    def dataset(
+        self, name: str, *, images: int = 2, owner: str = "ada", of: str = "imaging", project: int | None = None
+    ) -> tuple[int, MadePlate]:
+        """Put a dataset into the server; its images are the fields of well A01 of what is returned."""
+        made = write_plate(self.folder / "made" / name, ("A01",), images)
+        dataset = self._add("Dataset", {"name": name}, owner, of)
+        for number in range(1, images + 1):
+            image = self._image(made, f"{name} {number}", owner, of)
+            self._write_planes(self._pixels_of(image), made, "A01", number)
+            self._add("DatasetImageLink", {"parent": dataset.ref, "child": image.ref}, owner, of)
+        if project is not None:
+            self._add("ProjectDatasetLink", {"parent": Ref("Project", project), "child": dataset.ref}, owner, of)
+        self.store.commit()
+        return dataset.id, made
+
+    def project(self, name: str, owner: str = "ada", of: str = "imaging") -> int:
+        """Make a project and return its id."""
+        return self._add("Project", {"name": name}, owner, of).id
+
+    def images_of(self, plate: int) -> list[Record]:
+        """List the images of a plate, in their order."""
+        samples = [one for one in self.store.all("WellSample") if self._plate_of(one) == plate]
+        return [image for one in samples if (image := self.store.find(one.values["image"])) is not None]
+
+    def pixels_of(self, image: Record) -> Record:
+        """Return the Pixels of an image."""
+        return self._pixels_of(image)
+
+    def register_zarr(self, plate: int, made: MadePlate, folder: Path) -> None:
+        """Register the images of a plate as OME-Zarr, beside the files that the server reads."""
+        import zarr
+
+        places = [(well, number + 1) for well in made.wells for number in range(made.fields)]
+        for image, (well, number) in zip(self.images_of(plate), places, strict=True):
+            shape = (1, len(made.channels), made.z, *made.size)
+            group = zarr.open_group(folder / str(image.id), mode="w", zarr_format=2)
+            array = group.create_array(
+                "0", shape=shape, chunks=(1, 1, 1, *made.size), dtype=made.dtype,
+                chunk_key_encoding={"name": "v2", "separator": "/"},
+            )  # fmt: skip
+            for c, z in np.ndindex(len(made.channels), made.z):
+                array[0, c, z] = made.plane(well, number, c, z)
+            info = {
+                "entityType": "com.glencoesoftware.ngff:multiscales", "entityId": 3,
+                "lsid": str(folder / str(image.id)),
+            }  # fmt: skip
+            image.external = self.store.add("ExternalInfo", info, image.owner, image.group).ref
+            self.store.put(image)
+        self.store.commit()
+
+    def _plate_of(self, sample: Record) -> int | None:
+        well = self.store.find(sample.values["well"])
+        return well.values["plate"].id if well is not None else None
+
     def _add(self, kind: str, values: dict[str, Any], owner: str, of: str) -> Record:
         return self.store.add(kind, values, self.users[owner], self.groups[of])
 

@@ -29,6 +29,7 @@ class World:
         self.calls: dict[str, int] = {}
         self.queries: list[str] = []
         self.slow_s = 0.0
+        self.no_pyramids = False
         self.adapter: Any = None
 
     def count(self, what: str) -> None:

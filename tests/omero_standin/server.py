@@ -177,6 +177,8 @@ def _control(world: World, message: dict[str, Any]) -> None:
                 session.close()
     if "slow_s" in message:
         world.slow_s = message["slow_s"]
+    if "no_pyramids" in message:
+        world.no_pyramids = message["no_pyramids"]
     if message.get("calls"):
         answer["calls"], answer["queries"] = dict(world.calls), list(world.queries)
         world.calls.clear()

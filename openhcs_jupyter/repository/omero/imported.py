@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Image, Layout, Plate, well_name
@@ -88,14 +86,6 @@ def register(
                 raise RepositoryError(f"its files have other images than OMERO in {well_name(*place)}")
             registered[row.image] = Registered(stack.id, stack.version)
     return registered
-
-
-def same_plane(
-    repository: EmbeddedRepository, image: Image, registered: Registered, server: NDArray[np.generic]
-) -> bool:
-    """Tell whether the first plane of an image's files is the one that the server gives."""
-    with open_registered(repository, image, registered) as source:
-        return bool(np.array_equal(source.plane(0, 0, 0), server))
 
 
 def open_registered(repository: EmbeddedRepository, image: Image, registered: Registered) -> PixelSource:

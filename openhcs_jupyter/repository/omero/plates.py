@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,17 @@ _DTYPES = {"float": "float32", "double": "float64", "bit": "uint8"}
 _KNOWN = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "float", "double", "bit"}
 
 
-def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) -> tuple[Plate, list[FieldRow]]:
+class Loaded(NamedTuple):
+    """A plate, and what else was told of it."""
+
+    plate: Plate
+    fields: list[FieldRow]
+    """Where its pixels are."""
+    unseen: tuple[str, ...]
+    """Fields without an image that the user may see."""
+
+
+def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) -> Loaded:
     """Load a plate, in at most five queries whatever its size.
 
     The images of a dataset are the fields of well A01, by their ids.
@@ -34,11 +44,6 @@ def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) 
     context
         The groups in which it is looked for.
 
-    Returns
-    -------
-    tuple
-        The plate, and the rows that say where its pixels are.
-
     Raises
     ------
     RepositoryError
@@ -52,10 +57,12 @@ def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) 
         raise RepositoryError(f"There is no {kind} {source.id} that you may see in {uri}.", hint)
     name = str(found[0][1])
     rows, columns = found[0][2:4] if source.kind == "Plate" else (1, 1)
-    fields = _fields(session, source, context)
+    rows_of = _fields(session, source, context)
+    fields = [row for row in rows_of if row.image]
+    unseen = tuple(f"{well_name(row.row, row.column)} field {row.position + 1}" for row in rows_of if not row.image)
     if not fields:
         raise RepositoryError(
-            f"{source.kind} {source.id} ({name}) has no images with pixels.", "Perhaps its import still goes on."
+            f"{source.kind} {source.id} ({name}) has no images that you may see.", "Perhaps its import still goes on."
         )
     for row in fields:
         _check(name, row)
@@ -79,7 +86,7 @@ def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) 
         channels=channels,
         wells=tuple(Well(id=key, row=r, column=c, fields=tuple(of)) for key, (r, c, of) in wells.items()),
     )
-    return plate, fields
+    return Loaded(plate, fields, unseen)
 
 
 def part_of(plate: Plate, place: tuple[int, int], sample: int | None) -> Plate:

@@ -21,7 +21,7 @@ _WITH = (
 )
 FIELDS = (
     f"select w.id, w.row, w.column, index(ws), ws.id, ws.posX.value, ws.posY.value, {_PIXELS} "
-    f"from Well w join w.wellSamples ws join ws.image i {_WITH} where w.plate.id = :id"
+    f"from Well w join w.wellSamples ws left outer join ws.image i {_WITH} where w.plate.id = :id"
 )
 IMAGES = {
     "Dataset": f"select {_PIXELS} from Image i join i.datasetLinks l {_WITH} where l.parent.id = :id order by i.id",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord
+from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord, well_name
 from openhcs_jupyter.repository.base import Group, PixelSource, Repository, ResultWriter, Trace
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
@@ -21,35 +22,17 @@ from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerE
 from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.groups import find_group, list_groups
-from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register, same_plane
-from openhcs_jupyter.repository.omero.plates import load_plate, part_of
+from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register
+from openhcs_jupyter.repository.omero.places import Place, Places
+from openhcs_jupyter.repository.omero.plates import Loaded, load_plate, part_of
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
 from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection, given_key, saved_session
 from openhcs_jupyter.repository.omero.tracing import trace
+from openhcs_jupyter.repository.omero.zarr_pixels import ENTITY, ZarrPixels, folder_of_group
 
-
-class Place(msgspec.Struct, frozen=True):
-    """Where the pixels of an image are; what a worker needs to open it without asking the server."""
-
-    pixels: int
-    well: str
-    field: int
-    well_id: int
-    file: str
-    """Its file in OMERO's own layout, where that may be read; empty where pixels come through the server."""
-    why: str
-    """Why it is not read in place; empty where it is."""
-    registered: Registered | None = None
-    """Its imported files, where those are read in place."""
-    broker: bool = False
-    """The broker opens its file."""
-
-    @property
-    def name(self) -> str:
-        """How people call it."""
-        return f"{self.well} field {self.field}"
+_SHOWN = 6
 
 
 class OmeroRepository(Repository):
@@ -75,8 +58,7 @@ class OmeroRepository(Repository):
         self._connection: Connection | None = None
         self._patience_s = PATIENCE_S
         self._order = Order()
-        self._places: dict[int, Place] = {}
-        self._of_plate: dict[int, dict[int, Place]] = {}
+        self._places = Places(lambda: self.folder / "places")
         self._registered: EmbeddedRepository | None = None
         settings = load_settings()
         self._binary = settings.omero_binary_repository
@@ -137,18 +119,18 @@ class OmeroRepository(Repository):
         """Return what is named by an id, a name or a link: a plate or a part of one, or images that are in no plate."""
         context = self.connection.chosen
 
-        def load(session: Any) -> tuple[Wanted, Plate, list[FieldRow]]:
+        def load(session: Any) -> tuple[Wanted, Loaded]:
             wanted = Wanted(Source.of(plate)) if isinstance(plate, int) else find(session, plate, context)
-            return wanted, *load_plate(session, wanted.source, self.uri, self.connection.everywhere)
+            return wanted, load_plate(session, wanted.source, self.uri, self.connection.everywhere)
 
-        wanted, found, fields = self.connection.call(load)
-        for row in fields:
-            self._places[row.image] = self._place(row)
-        if self._binary and any(row.fileset is not None for row in fields):
-            self._register(found, fields)
+        wanted, (found, fields, unseen) = self.connection.call(load)
+        places = {row.image: self._place(row) for row in fields}
+        if self._binary:
+            self._trust(found, fields, places)
         if self._broker is not None:
-            self._ask_broker(self._broker, fields)
-        self._keep_places(found)
+            self._ask_broker(self._broker, fields, places)
+        told = (f"No image that you may see has {_some(unseen)}: left out.",) if unseen else ()
+        self._places.keep(found, places, told)
         return found if wanted.place is None else part_of(found, wanted.place, wanted.sample)
 
     def cell_name(self, plate: int, given: object = None) -> str:
@@ -172,13 +154,15 @@ class OmeroRepository(Repository):
 
     def open(self, image: Image) -> PixelSource:
         """Open an image: its file where that may be read, else its planes through the server."""
-        place = self._place_of(image)
+        place = self._places.of_image(image)
         if place.registered is not None:
             return open_registered(self._files, image, place.registered)
+        if place.zarr:
+            return ZarrPixels(Path(place.zarr), image.layout, place.name)
         if place.broker:
             if self._broker is None:
                 raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
-            likely = self._order.after(image.id, lambda: [one for one, place in self._places.items() if place.broker])
+            likely = self._order.after(image.id, lambda: self._places.of_broker)
             return self._mapped(self._broker.open(image.id, ahead=self._order.following, then=likely), image, place)
         if place.file:
             try:
@@ -197,15 +181,16 @@ class OmeroRepository(Repository):
         ids = [image.id for image in images]
         rows = self.connection.call(lambda session: ask(session, queries.VERSIONS, context, ids=ids))
         now = {image: f"{pixels}:{sha1}" for image, pixels, sha1 in rows}
+        others = [(image, "has other pixels" if image.id in now else "is gone") for image in images]
         return [
-            f"{self._place_of(image).name}: image {image.id} {'has other pixels' if image.id in now else 'is gone'}"
-            for image in images
+            f"{self._places.of_image(image).name}: image {image.id} {what}"
+            for image, what in others
             if now.get(image.id) != image.version
         ]
 
     def told_of(self, images: Sequence[Image]) -> tuple[str, ...]:
         """Say which way pixels come: in place, or through the server, and then why."""
-        places = [self._place_of(image) for image in images]
+        places = [self._places.of_image(image) for image in images]
         ways = Counter(place.why for place in places if place.why)
         in_place = len(places) - sum(ways.values())
         opened = sum(place.broker for place in places)
@@ -215,7 +200,7 @@ class OmeroRepository(Repository):
             f"{count} of {len(places)} images come through the OMERO server, which is slower: {why}."
             for why, count in ways.items()
         ]
-        return tuple(told)
+        return (*told, *self._places.told_of(images))
 
     def writer(self, record: RunRecord) -> ResultWriter:
         """Return the writer of a run's results."""
@@ -233,13 +218,7 @@ class OmeroRepository(Repository):
 
     def places_of(self, plate: int) -> dict[int, Place]:
         """Return where the images of a plate that was loaded are, by image id."""
-        if plate not in self._of_plate:
-            path = self._places_file / f"{plate}.msgpack"
-            try:
-                self._of_plate[plate] = msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
-            except FileNotFoundError:
-                raise RepositoryError(f"Plate {plate} was not loaded on this machine.", "Load it first.") from None
-        return self._of_plate[plate]
+        return self._places.of_plate(plate)
 
     def image_of(self, plate: int, well: str | None, field: int | None) -> int | None:
         """Return the id of the image of a field; None where it is no field's."""
@@ -267,16 +246,16 @@ class OmeroRepository(Repository):
                 return key
         return self.connection.key
 
-    def _ask_broker(self, broker: BrokerClient, fields: Sequence[FieldRow]) -> None:
+    def _ask_broker(self, broker: BrokerClient, fields: Sequence[FieldRow], places: dict[int, Place]) -> None:
         """Find out which images the broker opens; the others come through the server, and it is said why."""
-        open_ = [row.image for row in fields if row.fileset is None and not self._places[row.image].file]
+        open_ = [row.image for row in fields if row.fileset is None and places[row.image].why]
         try:
             refused = broker.check(open_, patience_s=0.0)
         except BrokerError as error:
             refused = dict.fromkeys(open_, error.message.rstrip("."))
         for image in open_:
             why = refused.get(image, "")
-            self._places[image] = msgspec.structs.replace(self._places[image], why=why, broker=not why)
+            places[image] = msgspec.structs.replace(places[image], why=why, broker=not why)
 
     def _mapped(self, descriptor: int, image: Image, place: Place) -> PixelSource:
         try:
@@ -285,16 +264,21 @@ class OmeroRepository(Repository):
             os.close(descriptor)
 
     def _place(self, row: FieldRow) -> Place:
-        from openhcs_jupyter.model import well_name
-
         where = (row.pixels, well_name(row.row, row.column), row.position + 1, row.well)
         if not self._binary:
             return Place(*where, "", "omero_binary_repository is not set")
+        root = Path(self._binary).expanduser()
+        if row.external_type == ENTITY and row.external_path:
+            try:
+                return Place(*where, "", "", zarr=str(folder_of_group(row.external_path, root)))
+            except RepositoryError as error:
+                return Place(*where, "", error.message)
         if row.fileset is not None:
             return Place(*where, "", "it was imported")
-        file = Path(self._binary).expanduser() / path_of("Pixels", row.pixels)
+        file = root / path_of("Pixels", row.pixels)
         if not file.exists():
-            return Place(*where, "", f"{file} is not there")
+            pyramid = file.with_name(f"{file.name}_pyramid").exists()
+            return Place(*where, "", "OMERO keeps it as a pyramid" if pyramid else f"{file} is not there")
         return Place(*where, str(file), "")
 
     @property
@@ -304,18 +288,33 @@ class OmeroRepository(Repository):
             self._registered = EmbeddedRepository(self.folder / "imported")
         return self._registered
 
-    def _register(self, plate: Plate, fields: Sequence[FieldRow]) -> None:
-        """Have imported files read in place, where they are what OMERO says; else say why not."""
+    def _trust(self, plate: Plate, fields: Sequence[FieldRow], places: dict[int, Place]) -> None:
+        """Have imported files and OME-Zarr read in place, where they are what the server gives; else say why not."""
+        imported = [row for row in fields if row.fileset is not None and not places[row.image].zarr]
+        if imported:
+            self._change(places, imported, lambda: self._registered_of(plate, imported, places))
+        zarr = [row for row in fields if places[row.image].zarr]
+        if zarr:
+            self._change(places, zarr, lambda: self._compare_zarr(plate, zarr[0], places))
+
+    def _change(
+        self,
+        places: dict[int, Place],
+        fields: Sequence[FieldRow],
+        find: Callable[[], Mapping[int, Registered]],
+    ) -> None:
         try:
-            found = self._trusted(plate, fields)
+            found = find()
         except RepositoryError as error:
             for row in fields:
-                self._places[row.image] = msgspec.structs.replace(self._places[row.image], why=error.message)
+                places[row.image] = msgspec.structs.replace(places[row.image], why=error.message, zarr="")
             return
         for image, registered in found.items():
-            self._places[image] = msgspec.structs.replace(self._places[image], registered=registered, why="")
+            places[image] = msgspec.structs.replace(places[image], registered=registered, why="")
 
-    def _trusted(self, plate: Plate, fields: Sequence[FieldRow]) -> dict[int, Registered]:
+    def _registered_of(
+        self, plate: Plate, fields: Sequence[FieldRow], places: Mapping[int, Place]
+    ) -> dict[int, Registered]:
         filesets = {row.fileset for row in fields}
         if len(filesets) != 1:
             raise RepositoryError(f"its images come from {len(filesets)} filesets")
@@ -325,36 +324,28 @@ class OmeroRepository(Repository):
             raise RepositoryError("its fileset names no files")
         folder = folder_of([FileRow(*row) for row in rows], Path(self._binary).expanduser() / "ManagedRepository")
         found = register(self._files, folder, plate, fields)
-        image = plate.wells[0].fields[0].images[0]
-        with RawPixels(self.connection, self._places[image.id].pixels, image.layout, plate.name) as server:
-            plane = server.plane(0, 0, 0)
-        if not same_plane(self._files, image, found[image.id], plane):
-            raise RepositoryError(f"the files in {folder} are not what the server gives for {plate.wells[0].name}")
+        image = _image_of(plate, fields[0])
+        self._compare(image, places[image.id], open_registered(self._files, image, found[image.id]), str(folder))
         return found
 
-    @property
-    def _places_file(self) -> Path:
-        return self.folder / "places"
+    def _compare_zarr(self, plate: Plate, row: FieldRow, places: Mapping[int, Place]) -> Mapping[int, Registered]:
+        image, place = _image_of(plate, row), places[row.image]
+        self._compare(image, place, ZarrPixels(Path(place.zarr), image.layout, place.name), place.zarr)
+        return {}
 
-    def _keep_places(self, plate: Plate) -> None:
-        """Leave for the workers where the plate's pixels are, so that none of them has to ask the server."""
-        folder = self._places_file
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        images = {image.id: self._places[image.id] for _, field in plate.fields() for image in field.images}
-        partial = folder / f".{plate.id}.{os.getpid()}"
-        partial.write_bytes(msgspec.msgpack.encode(images))
-        partial.replace(folder / f"{plate.id}.msgpack")
-        self._of_plate[plate.id] = images
+    def _compare(self, image: Image, place: Place, files: PixelSource, where: str) -> None:
+        """Compare the first plane of an image's files with what the server gives."""
+        with files, RawPixels(self.connection, place.pixels, image.layout, place.name) as server:
+            if not np.array_equal(files.plane(0, 0, 0), server.plane(0, 0, 0)):
+                raise RepositoryError(f"the files in {where} are not what the server gives for {place.name}")
 
-    def _place_of(self, image: Image) -> Place:
-        if image.id not in self._places:
-            for path in sorted(self._places_file.glob("*.msgpack"), key=lambda path: -path.stat().st_mtime):
-                self._places |= msgspec.msgpack.decode(path.read_bytes(), type=dict[int, Place])
-                if image.id in self._places:
-                    break
-            else:
-                raise RepositoryError(f"Image {image.id} belongs to no plate that was loaded.", "Load its plate.")
-        return self._places[image.id]
+
+def _image_of(plate: Plate, row: FieldRow) -> Image:
+    return next(image for _, field in plate.fields() for image in field.images if image.id == row.image)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _date(made: object) -> str:
