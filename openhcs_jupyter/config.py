@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Socket of the broker that opens files of OMERO's data directory, where another account may read it."""
     scheduler: str = ""
     """Where runs are done: empty is this machine; else Dask: ``tcp://HOST:PORT``, ``local`` or ``slurm``."""
+    server: str = ""
+    """Profile of the execution server that is meant where none is named; empty is the only one."""
     data_dir: str = ""
     """Where the default and demo repositories lie; empty is the user's data folder."""
 

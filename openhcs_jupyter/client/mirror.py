@@ -48,7 +48,7 @@ class Mirror:
             self._journal = Journal(self.folder.journal)
             weakref.finalize(self, self._journal.close)
         for one in events:
-            if not isinstance(one.event, p.StateChanged | p.Planned):
+            if not isinstance(one.event, p.StateChanged | p.Planned | p.NotCompiled):
                 self._journal.append(one.event)
 
     def fetch_record(self) -> None:

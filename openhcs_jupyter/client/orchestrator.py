@@ -189,7 +189,11 @@ class RemoteOrchestrator:
         ServerError
             If there is no such job of this user.
         """
-        return RemoteRun(self._link, self.get_status(job_id))
+        return self.run_of(self.get_status(job_id))
+
+    def run_of(self, job: p.Job) -> RemoteRun:
+        """Return the run of a job that is at hand."""
+        return RemoteRun(self._link, job)
 
     def get_status(self, job_id: str) -> p.Job:
         """Return a job as it is now.
@@ -285,6 +289,11 @@ class RemoteOrchestrator:
             return run.log()
         finally:
             run.close()
+
+    @property
+    def repository(self) -> str:
+        """URI of the repository from which jobs take their plates."""
+        return self.server().repository
 
     def server(self) -> p.ServerIs:
         """Return how the server is: queue, jobs, cores, GPUs, memory."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from openhcs_jupyter.client.link import Link
 from openhcs_jupyter.client.mirror import Mirror
 from openhcs_jupyter.compiler.plan import ExecutionPlan
 from openhcs_jupyter.engine import Run
-from openhcs_jupyter.errors import RunError, ServerError
+from openhcs_jupyter.errors import CompileError, RunError, ServerError
 from openhcs_jupyter.events import AnyEvent, Progress, StoredFile, UnitDone, UnitFailed
 from openhcs_jupyter.model import ResultSpec, RunRecord, RunStatus
 from openhcs_jupyter.server import protocol as p
@@ -26,6 +28,8 @@ _STATUS: dict[str, RunStatus] = {
 _NOTHING = Progress(stages=(), elapsed_s=0.0, units_per_s=0.0, remaining_s=None)
 _FETCHED_S = 0.25
 _LOOK_S = 0.2
+_CANCEL_S = 10.0
+_ASK_S = 2.0
 
 
 class RemoteRun(Run):
@@ -56,6 +60,9 @@ class RemoteRun(Run):
         """Which of these plans is here; 0: none."""
         self._opening = threading.Lock()
         self._unfetchable = 0.0
+        self._compile_error: CompileError | None = None
+        self._asked: Future[Any] | None = None
+        self._ask_due = 0.0
         self._conductor = self._thread = None
         self._news = threading.Condition()
         self._leave = link.follow(job.id, self._take)
@@ -76,6 +83,29 @@ class RemoteRun(Run):
         self._job = self._link.ask(p.GetJob, p.JobIs, job=self.id).job
         return self._job
 
+    def known_job(self) -> p.Job:
+        """Return the job as it was known some seconds ago, without waiting."""
+        asked = self._asked
+        if asked is not None and asked.done():
+            if asked.exception() is None:
+                self._job = asked.result().job
+            self._asked = asked = None
+        now = time.monotonic()
+        if asked is None and now > self._ask_due:
+            self._ask_due = now + _ASK_S
+            self._asked = self._link.begin(p.GetJob, job=self.id)
+        return self._job
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all that had happened when this was made is known here."""
+        return self._at >= self._latest
+
+    @property
+    def compile_error(self) -> CompileError | None:
+        """What keeps the pipeline from being compiled; None if nothing does."""
+        return self._compile_error
+
     @property
     def server(self) -> str:
         """The user's name for the server."""
@@ -92,6 +122,8 @@ class RemoteRun(Run):
 
         Raises
         ------
+        CompileError
+            If the pipeline does not fit the plate, or itself.
         RunError
             If the job ended before.
         """
@@ -113,6 +145,11 @@ class RemoteRun(Run):
             except ServerError:
                 self._unfetchable = time.monotonic() + _FETCHED_S
         return self._opened > 0
+
+    @property
+    def resumed_by(self) -> str:
+        """What the user writes to let it go on."""
+        return f"%openhcs resume {self.id}"
 
     @property
     def stored_at(self) -> str:
@@ -180,9 +217,9 @@ class RemoteRun(Run):
         Raises
         ------
         ServerError
-            If the server cannot be reached.
+            If the server cannot be reached within moments.
         """
-        self._link.ask(p.Cancel, p.JobIs, job=self.id)
+        self._link.ask(p.Cancel, p.JobIs, job=self.id, patience_s=_CANCEL_S)
 
     def park(self) -> None:
         """Stop the job until it is asked to go on."""
@@ -201,12 +238,16 @@ class RemoteRun(Run):
 
         Raises
         ------
+        CompileError
+            If the pipeline does not fit the plate, or itself.
         RunError
             If it has not ended well; tells why.
         """
         self.wait()
         if self.status != "done":
-            raise RunError(self.summary(), f"Mend the cause, then let it go on: %openhcs resume {self.id}")
+            if self._compile_error is not None:
+                raise self._compile_error
+            raise RunError(self.summary(), f"Mend the cause, then let it go on: {self.resumed_by}")
         return self
 
     def summary(self) -> str:
@@ -242,6 +283,9 @@ class RemoteRun(Run):
                     self._state, self._why = one.event.state, one.event.message
                 elif isinstance(one.event, p.Planned):
                     self._planned += 1
+                    self._compile_error = None
+                elif isinstance(one.event, p.NotCompiled):
+                    self._compile_error = CompileError(one.event.problems, one.event.source_name)
                 elif isinstance(one.event, UnitDone):
                     self._files[one.event.unit] = one.event.files
             if events:
@@ -264,7 +308,7 @@ class RemoteRun(Run):
     def _require_begun(self) -> None:
         while not self.is_planned:
             if self.status != "running":
-                raise RunError(self.summary())
+                raise self._compile_error or RunError(self.summary())
             self._wait_until(lambda: self._opened != self._planned, _LOOK_S)
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:

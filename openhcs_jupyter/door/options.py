@@ -35,6 +35,10 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``auto``, ``cpu``, ``gpu``, or one of them: ``gpu:1``."""
     scheduler: str | None = None
     """Of Dask; None: as the settings say."""
+    server: str | None = None
+    """Profile of the execution server that runs it as a job; None runs it here."""
+    priority: int = 0
+    """Of a job, among its owner's."""
     resume: str | None = None
     """``last`` or a run's id."""
     force: bool = False
@@ -76,4 +80,6 @@ def checked(options: RunOptions) -> RunOptions:
         raise UsageError("--preview chooses the well and field itself", "Leave out --wells and --fields.")
     if options.resume and options.force:
         raise UsageError("--resume and --force exclude each other", "--resume keeps what is there, --force does not.")
+    if not -100 <= options.priority <= 100:
+        raise UsageError(f"--priority {options.priority} does not fit", "Priorities are from -100 to 100.")
     return options

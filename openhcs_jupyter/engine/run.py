@@ -99,6 +99,11 @@ class Run:
         return self._folder.path
 
     @property
+    def resumed_by(self) -> str:
+        """What the user writes to let it go on."""
+        return f"--resume {self.id}"
+
+    @property
     def stored_at(self) -> str:
         """Where its results are kept, in words."""
         return str(self.folder)

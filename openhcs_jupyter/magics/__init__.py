@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _MAGIC = "openhcs"
 _AWAITED = "openhcs_awaited"
 """The same magic where its result is awaited, so that the kernel answers while a run goes on."""
-_WAITING = ("attach", "run", "view")
+_WAITING = ("attach", "resume", "run", "view")
 """Sub-commands that wait for a run."""
 _ATTRIBUTE = "_openhcs_state"
 
@@ -127,7 +127,13 @@ def _register_views(shell: InteractiveShell) -> None:
 
         return plate_view(value)
 
+    def job(value: Any) -> Any:
+        from openhcs_jupyter.magics.jobs_view import job_view
+
+        return job_view(value)
+
     show_as("openhcs_jupyter.engine.run", "Run", run)
+    show_as("openhcs_jupyter.client.run", "RemoteRun", job)
     show_as("openhcs_jupyter.compiler.plan", "ExecutionPlan", plan)
     show_as("openhcs_jupyter.model", "Plate", plate)
 

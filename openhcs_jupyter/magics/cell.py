@@ -20,7 +20,7 @@ from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, follow
 from openhcs_jupyter.magics.options import cell_parser, parse_cell
 from openhcs_jupyter.magics.plan_view import plan_view
-from openhcs_jupyter.magics.render import Rendered, card, code, escape
+from openhcs_jupyter.magics.render import Rendered, card, code, escape, show
 from openhcs_jupyter.magics.state import State
 from openhcs_jupyter.magics.variables import checked_name, with_selected
 
@@ -83,6 +83,11 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
     RunInterrupted
         If the user interrupted.
     """
+    if options.server is not None:
+        from openhcs_jupyter.magics.jobs import run_there
+
+        await run_there(state, options, source, pause)
+        return
     name = checked_name(options.name, state.namespace)
     steps = define_steps(source, python, state.namespace)
     plate = choose_plate(state.repository, options, state.plate)
@@ -126,10 +131,3 @@ def _started(name: str, run_id: str) -> Rendered:
     text = f"{name}: run {run_id} goes on in the background. Follow it: %openhcs attach {name}"
     markup = card(f"{escape(name)}: run {escape(run_id)} goes on in the background.", [code(f"%openhcs attach {name}")])
     return Rendered(text, markup)
-
-
-def show(rendered: Rendered) -> None:
-    """Put a value into the cell's output."""
-    from IPython.display import display
-
-    display(rendered.bundle(), raw=True)

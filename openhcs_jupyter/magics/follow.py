@@ -55,7 +55,7 @@ async def follow(run: Run, display: Display, pause: Pause, *, stop_run: bool = T
     except (asyncio.CancelledError, KeyboardInterrupt):
         if stop_run:
             run.cancel()
-            await _until_stopped(run, pause)
+            await until_stopped(run, pause)
         display.finish(run, stopping=stop_run)
         raise RunInterrupted(_interrupted(run, stop_run)) from None
     display.finish(run)
@@ -116,17 +116,18 @@ async def cancel(run: Run, pause: Pause) -> None:
         If another process conducts it and cannot be asked.
     """
     run.cancel()
-    await _until_stopped(run, pause, _ASKED_S)
+    await until_stopped(run, pause, _ASKED_S)
 
 
-async def _until_stopped(run: Run, pause: Pause, longest_s: float = _STOPPING_S) -> None:
+async def until_stopped(run: Run, pause: Pause, longest_s: float = _STOPPING_S) -> None:
+    """Wait a moment for a run that was told to stop."""
     deadline = time.monotonic() + longest_s
     while not run.wait(0) and time.monotonic() < deadline:
         await pause(_STOPPING_TICK_S)
 
 
 def _go_on(run: Run) -> str:
-    return f"Finished units are kept: mend the cause and add --resume {run.id}."
+    return f"Finished units are kept: mend the cause, then go on with {run.resumed_by}."
 
 
 def _interrupted(run: Run, stopped: bool) -> str:
@@ -134,4 +135,4 @@ def _interrupted(run: Run, stopped: bool) -> str:
         return f"Interrupted: run {run.name} goes on; %openhcs attach {run.name} follows it again."
     done = sum(stage.done for stage in run.progress.stages)
     total = sum(stage.total for stage in run.progress.stages)
-    return f"Interrupted: run {run.name} stopped after {done} of {total} units; --resume {run.id} goes on."
+    return f"Interrupted: run {run.name} stopped after {done} of {total} units; {run.resumed_by} goes on."

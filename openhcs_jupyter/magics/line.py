@@ -11,7 +11,7 @@ from openhcs_jupyter.door import DEFAULT_NAME, Source, read_source
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics import views
 from openhcs_jupyter.magics.cache_view import cleared_or_shown
-from openhcs_jupyter.magics.cell import run_source, show
+from openhcs_jupyter.magics.cell import run_source
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
@@ -22,15 +22,19 @@ from openhcs_jupyter.magics.options import (
     OptionParser,
     add_cache_options,
     add_import_options,
+    add_job_options,
+    add_jobs_options,
+    add_profile_options,
     add_results_options,
     add_run_options,
+    add_server_option,
     cell_parser,
     run_options,
     split,
 )
 from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.plate_view import groups_view, plate_view, plates_view
-from openhcs_jupyter.magics.render import Rendered
+from openhcs_jupyter.magics.render import Rendered, show
 from openhcs_jupyter.magics.replay import find_kept, replay_cell
 from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
@@ -73,6 +77,16 @@ def line_parser() -> OptionParser:
     ):
         command = add(name, handler, text)
         command.add_argument("run", nargs="?", metavar="RUN", help="variable, name or id; left out, the last one")
+        if name != "plan":
+            add_server_option(command)
+    add_jobs_options(add("jobs", _jobs, "List the jobs of an execution server."))
+    for name, text in (
+        ("resume", "Let a job go on that is parked, cancelled, has failed or needs a login; follow it."),
+        ("park", "Stop a job until it is asked to go on."),
+        ("log", "Show what the processes of a job have written."),
+    ):
+        add_job_options(add(name, _job_command, text))
+    add_profile_options(add("server", _server, "Show an execution server, or add or remove one."))
     results = add("results", _results, "Show what a run made and where it is, or delete what it saved.")
     add_results_options(results)
     view = add("view", _view, "Show a run in napari, here or on another machine.")
@@ -134,6 +148,33 @@ async def run_line(state: State, line: str, pause: Pause) -> None:
         if not line.strip().startswith("traceback"):
             state.error = error
         raise
+
+
+async def _jobs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.magics import jobs
+
+    await jobs.jobs(state, arguments)
+
+
+async def _server(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+    from openhcs_jupyter.magics import jobs
+
+    await jobs.server(state, arguments)
+
+
+async def _job_command(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    from openhcs_jupyter.magics import jobs
+
+    await getattr(jobs, arguments.command)(state, state.job(arguments.server, arguments.job), pause)
+
+
+async def _was_job(state: State, arguments: argparse.Namespace, pause: Pause) -> bool:
+    """Do what a sub-command does for a job, where one is meant; tells whether one is."""
+    if arguments.server is None and state.known_job(arguments.run) is None:
+        return False
+    arguments.job = arguments.run
+    await _job_command(state, arguments, pause)
+    return True
 
 
 async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -201,12 +242,16 @@ async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> No
     show(views.runs_view(list_runs(state.repository), state.repository.uri))
 
 
-async def _status(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _status(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    if await _was_job(state, arguments, pause):
+        return
     run = state.run(arguments.run)
     show(views.run_card(run, state.sources.get(run.id)))
 
 
 async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    if await _was_job(state, arguments, pause):
+        return
     run = state.run(arguments.run)
     source = state.sources.get(run.id) or Source(run.record.source_name, run.record.source, run.record.source_name)
     with reported(source):
@@ -214,6 +259,8 @@ async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> 
 
 
 async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
+    if await _was_job(state, arguments, pause):
+        return
     run = state.run(arguments.run)
     await cancel(run, pause)
     show(views.run_card(run, state.sources.get(run.id)))

@@ -115,6 +115,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, background: bool = True)
     how.add_argument(
         "--scheduler", metavar="WHERE", help="run on Dask: tcp://HOST:PORT, local, or slurm; left out, on this machine"
     )
+    how.add_argument("--server", metavar="NAME", help="run as a job on an execution server, for each of --plate 51,52")
+    how.add_argument("--priority", type=int, metavar="N", default=0, help="of a job, among your own: -100 to 100")
     how.add_argument(
         "--resume", nargs="?", const="last", metavar="RUN", help="go on with an interrupted run, the last one or RUN"
     )
@@ -201,6 +203,42 @@ def add_broker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", metavar="N", type=float, default=1000.0, help="requests a second of one user (default: 1000)"
     )
+
+
+def add_server_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names an execution server."""
+    parser.add_argument("--server", metavar="NAME", help="profile of the execution server that has it as a job")
+
+
+def add_jobs_options(parser: argparse.ArgumentParser) -> None:
+    """Add what stands behind ``jobs``."""
+    add_server_option(parser)
+    parser.add_argument("--all", action="store_true", help="all of them, not the latest 20")
+    parser.add_argument("--everybody", action="store_true", help="of all owners, for administrators")
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names one job."""
+    parser.add_argument("job", nargs="?", metavar="JOB", help="id of a job, or of its run; left out, the latest one")
+    add_server_option(parser)
+
+
+def add_profile_options(parser: argparse.ArgumentParser) -> None:
+    """Add what stands behind ``server``."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        metavar="ACTION",
+        choices=["status", "list", "add", "remove"],
+        default="status",
+        help="status (if left out), list, add or remove",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="your name for the server")
+    parser.add_argument("line", nargs="?", metavar="LINE", help="to add: the line that openhcs-jupyter serve prints")
+    proof = parser.add_mutually_exclusive_group()
+    proof.add_argument("--token", metavar="FILE", help="to add: a token file of the server; its content is kept")
+    proof.add_argument("--omero", metavar="URI", help="to add: omero://USER@HOST, whose session proves who you are")
+    proof.add_argument("--folder", metavar="FOLDER", help="to add a server of this machine: the folder it names")
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:

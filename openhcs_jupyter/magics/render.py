@@ -49,6 +49,13 @@ class Rendered:
         return self.bundle()
 
 
+def show(rendered: Rendered) -> None:
+    """Put a value into the cell's output."""
+    from IPython.display import display
+
+    display(rendered.bundle(), raw=True)
+
+
 class Grid(NamedTuple):
     """A table as text and as HTML."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.repository import Repository
 
 _APART = {"name", "plate", "wells", "save"}
-_NOT_OF_THE_RESULT = {"view", "dry_run", "resume", "force", "background", "quiet", "help"}
+_NOT_OF_THE_RESULT = {"view", "dry_run", "resume", "force", "background", "quiet", "help", "server", "priority"}
 _SHOWN = 6
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import UsageError
@@ -11,10 +11,12 @@ from openhcs_jupyter.widgets.session import is_watched, session
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from openhcs_jupyter.client import RemoteRun
     from openhcs_jupyter.compiler import ExecutionPlan
     from openhcs_jupyter.door import Source
     from openhcs_jupyter.engine import Run
     from openhcs_jupyter.kernel.line import Line
+    from openhcs_jupyter.magics.servers import Servers
     from openhcs_jupyter.magics.viewing import Viewing
     from openhcs_jupyter.repository import Repository
 
@@ -43,6 +45,7 @@ class State:
         self.line: Line | None = None
         """To the laptop that started this kernel; None for a kernel that was started on its own machine."""
         self._viewing: Viewing | None = None
+        self._servers: Servers | None = None
 
     @property
     def viewing(self) -> Viewing:
@@ -52,6 +55,15 @@ class State:
 
             self._viewing = Viewing(self.shell, self.line)
         return self._viewing
+
+    @property
+    def servers(self) -> Servers:
+        """The execution servers that jobs are handed to."""
+        if self._servers is None:
+            from openhcs_jupyter.magics.servers import Servers
+
+            self._servers = Servers(lambda: _ask_password if is_watched(self.shell) else None)
+        return self._servers
 
     @property
     def plate(self) -> int | None:
@@ -107,6 +119,13 @@ class State:
         self.sources[run.id] = source
         self.namespace[name] = run
 
+    def keep_jobs(self, name: str, runs: Sequence[Run], sources: Sequence[Source]) -> None:
+        """Remember the jobs of one cell; the user's variable is the run, or a list of several."""
+        for run, source in zip(runs, sources, strict=True):
+            self.keep(name, run, source)
+        if len(runs) > 1:
+            self.namespace[name] = list(runs)
+
     def run(self, name: str | None) -> Run:
         """Return a run by its variable, its name or its id; None is the last one.
 
@@ -123,6 +142,28 @@ class State:
             if run.id == name:
                 return run
         return find_run(self.repository, name)
+
+    def job(self, server: str | None, name: str | None) -> RemoteRun:
+        """Return a job by the variable that holds it, or by its id on a server; None is the last one.
+
+        Raises
+        ------
+        UsageError
+            If there are none, or there is no such profile.
+        ServerError
+            If there is no such job, or the server cannot be reached.
+        """
+        known = self.known_job(name) if server is None else None
+        return known or self.servers.job(server, name)
+
+    def known_job(self, name: str | None) -> RemoteRun | None:
+        """Return the job that a variable or an id stands for in this kernel; None if it is no job."""
+        from openhcs_jupyter.magics.servers import as_job
+
+        if name is None:
+            return as_job(next(reversed(self.runs.values()), None))
+        found = (run for run in (*self.runs.values(), *self._going_on.values()) if run.id == name)
+        return as_job(self.runs.get(name) or next(found, None))
 
     def run_names(self) -> list[str]:
         """List what `run` takes: variables, then ids from the store, the newest first."""

@@ -39,6 +39,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """Why the run ended as it did."""
     saved_at: str | None = None
     folder: str = ""
+    resumed_by: str = ""
+    """What lets it go on."""
     where: str = ""
     """Where units are done; empty for this machine."""
     example: tuple[str, int] | None = None
@@ -105,6 +107,7 @@ def view_of(run: Run, *, stopping: bool = False) -> RunView:
         message=run.message,
         saved_at=run.results_at,
         folder=run.stored_at,
+        resumed_by=run.resumed_by,
         where=run.where,
         example=example,
     )
@@ -277,7 +280,7 @@ def _outcome(view: RunView) -> list[tuple[str, str, str]]:
     if calls and view.done:
         rows.append(("Use", "\n".join(calls), "<br>".join(render.code(call) for call in calls)))
     if view.status in ("cancelled", "interrupted"):
-        told = f"add --resume {view.id} to go on where it stopped"
+        told = f"{view.resumed_by} goes on where it stopped"
         rows.append(("Go on", told, render.escape(told)))
     return rows
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from openhcs_jupyter.errors import OpenHCSError, RepositoryError
+from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
 from openhcs_jupyter.server import limits
 from openhcs_jupyter.server.orders import LOG, MODULES, SESSION, STREAM, WORK, JobJournal, Orders, read_orders
-from openhcs_jupyter.server.protocol import JobState, Planned, StateChanged
+from openhcs_jupyter.server.protocol import JobState, NotCompiled, Planned, StateChanged
 from openhcs_jupyter.server.settings import Limits
 
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ class _Job:
             self._asked.breaks = False
         except _StoppedError:
             self._asked.breaks = False
+        except CompileError as error:
+            self._journal.tell(NotCompiled(time=time.time(), problems=error.problems, source_name=error.source_name))
+            raise
         if self._asked.to() is not None:
             return self._asked.to() or "cancelled", ""
         run = start(plan, self._orders.payload.options, run_id=self._orders.run)

@@ -26,6 +26,7 @@ from openhcs_jupyter.server.protocol import (
     RESTING,
     AnyJobEvent,
     JobState,
+    NotCompiled,
     Payload,
     Planned,
     StateChanged,
@@ -372,6 +373,8 @@ class Jobs:
                     read, folder=event.folder, plate_name=event.plate_name, plate=str(event.plate_id), units=event.units
                 )
                 events.append(event)
+            elif isinstance(event, NotCompiled):
+                events.append(event)
             elif isinstance(event, StateChanged) and event.attempt == read.attempts:
                 if event.state in ENDED | RESTING:
                     read = msgspec.structs.replace(read, ending=event.state, ending_message=event.message)
@@ -383,7 +386,7 @@ class Jobs:
             length, told = _new_events(Path(read.folder) / JOURNAL, read.run_journal_at, owner)
             read = msgspec.structs.replace(read, run_journal_at=read.run_journal_at + length)
             for event in told:
-                if isinstance(event, StateChanged | Planned):
+                if isinstance(event, StateChanged | Planned | NotCompiled):
                     continue
                 read = _counted(read, event)
                 events.append(event)

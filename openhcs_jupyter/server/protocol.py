@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from openhcs_jupyter.door.options import RunOptions
+from openhcs_jupyter.errors import Problem
 from openhcs_jupyter.events import Event, Notice, RunFinished, RunStarted, UnitDone, UnitFailed
 
 PROTOCOL_VERSION = 1
@@ -87,7 +88,15 @@ class Planned(Event, frozen=True, kw_only=True, tag="planned"):
     units: int
 
 
-AnyJobEvent = StateChanged | Planned | RunStarted | UnitDone | UnitFailed | Notice | RunFinished
+class NotCompiled(Event, frozen=True, kw_only=True, tag="not-compiled"):
+    """A job's pipeline does not fit its plate or itself; it fails."""
+
+    problems: tuple[Problem, ...]
+    source_name: str
+    """What their lines are lines of."""
+
+
+AnyJobEvent = StateChanged | Planned | NotCompiled | RunStarted | UnitDone | UnitFailed | Notice | RunFinished
 
 
 class JobEvent(msgspec.Struct, frozen=True, array_like=True):

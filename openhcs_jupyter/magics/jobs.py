@@ -1,0 +1,144 @@
+"""``%openhcs`` for jobs: jobs, attach, cancel, park, resume, log, server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from openhcs_jupyter.door import DEFAULT_NAME, RunOptions, Source
+from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.magics.display import display_for
+from openhcs_jupyter.magics.errors import reported
+from openhcs_jupyter.magics.follow import Pause, until_stopped
+from openhcs_jupyter.magics.jobs_view import jobs_view, profiles_view, server_view, state_view
+from openhcs_jupyter.magics.remote import Show, follow_jobs, source_of, submit, submitted_view
+from openhcs_jupyter.magics.render import Rendered, show
+from openhcs_jupyter.magics.servers import Servers, add_profile
+from openhcs_jupyter.magics.state import State
+from openhcs_jupyter.magics.variables import checked_name
+from openhcs_jupyter.magics.views import run_card
+from openhcs_jupyter.widgets.session import is_watched
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.client import RemoteRun
+    from openhcs_jupyter.magics.display import Display
+
+_LATEST = 20
+_TICK_S, _ENDED_S = 0.1, 10.0
+
+
+async def run_there(state: State, options: RunOptions, source: Source, pause: Pause) -> None:
+    """Hand in a cell or file as jobs, and follow them unless they are to be left in the background."""
+    name = checked_name(options.name, state.namespace)
+    runs = submit(state.servers.get(options.server), source, options, state.namespace)
+    state.keep_jobs(name, runs, [source_of(run, source) for run in runs])
+    if options.background:
+        show(submitted_view(runs))
+        return
+    await _follow(state, runs, pause, options=options)
+
+
+async def jobs(state: State, arguments: argparse.Namespace) -> None:
+    """List jobs."""
+    server = state.servers.get(arguments.server)
+    limit = None if arguments.all else _LATEST
+    show(jobs_view(server.jobs(limit=limit, everybody=arguments.everybody), server.name, everybody=arguments.everybody))
+
+
+async def attach(state: State, run: RemoteRun, pause: Pause) -> None:
+    """Follow a job."""
+    await _follow(state, [run], pause, stop_run=False)
+
+
+async def status(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+    """Show a job as it is now."""
+    while not run.is_known:
+        await pause(_TICK_S)
+    show(run_card(run, source_of(run)) if run.is_planned else state_view(run, run.job))
+
+
+async def cancel(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+    """Stop a job."""
+    run.cancel()
+    await until_stopped(run, pause, _ENDED_S)
+    show(run_card(run, source_of(run)) if run.is_planned else state_view(run))
+
+
+async def park(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+    """Stop a job until it is asked to go on."""
+    run.park()
+    await until_stopped(run, pause, _ENDED_S)
+    show(state_view(run))
+
+
+async def resume(state: State, run: RemoteRun, pause: Pause) -> None:
+    """Let a job go on, and follow it."""
+    run.resume()
+    await _follow(state, [run], pause, stop_run=False)
+
+
+async def log(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+    """Show what a job's processes have written."""
+    sys.stdout.write(run.log())
+
+
+async def server(state: State, arguments: argparse.Namespace) -> None:
+    """Show a server, or change what the user knows of servers."""
+    show(server_told(state.servers, arguments))
+
+
+def server_told(servers: Servers, arguments: argparse.Namespace) -> Rendered:
+    """Do what stands behind ``server``, and return what is to be shown."""
+    from openhcs_jupyter.client import load_profile, profile_names, remove_profile
+
+    if arguments.action == "list":
+        return profiles_view([load_profile(name) for name in profile_names()])
+    if arguments.action == "remove":
+        if not arguments.name:
+            raise UsageError("Which server is to be removed?", "%openhcs server list names them.")
+        remove_profile(arguments.name)
+        return profiles_view([load_profile(name) for name in profile_names()])
+    name = add_profile(arguments).name if arguments.action == "add" else arguments.name
+    connected = servers.get(name)
+    return server_view(connected.name, connected.server())
+
+
+async def _follow(
+    state: State,
+    runs: list[RemoteRun],
+    pause: Pause,
+    *,
+    options: RunOptions = RunOptions(),  # noqa: B008
+    stop_run: bool = True,
+) -> None:
+    def display_of(run: RemoteRun) -> Display:
+        if run.id not in state.sources:
+            state.keep(run.name if run.name.isidentifier() else DEFAULT_NAME, run, source_of(run))
+        source = state.sources[run.id]
+        return display_for(state.shell, source, quiet=options.quiet, pictures=options.preview is not None)
+
+    def states() -> Show:
+        return _state_display(state, quiet=options.quiet)
+
+    with reported(state.sources.get(runs[0].id)):
+        await follow_jobs(runs, display_of, states, pause, stop_run=stop_run)
+
+
+def _state_display(state: State, *, quiet: bool) -> Show:
+    """Return what shows in one place how a job stands; lines where nobody looks."""
+    if quiet:
+        return lambda _: None
+    if not is_watched(state.shell):
+        return lambda rendered: print(rendered.text, flush=True)  # noqa: T201
+    handles: list[Any] = []
+
+    def show_state(rendered: Rendered) -> None:
+        from IPython.display import display
+
+        if handles:
+            handles[0].update(rendered.bundle(), raw=True)
+        else:
+            handles.append(display(rendered.bundle(), raw=True, display_id=True))
+
+    return show_state
