@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from openhcs_jupyter.client import RemoteOrchestrator
     from openhcs_jupyter.compiler import compile
     from openhcs_jupyter.engine import run
     from openhcs_jupyter.pipeline import (
@@ -38,6 +39,7 @@ _HOMES = {
     "measure": "pipeline",
     "Pipeline": "pipeline",
     "Points": "pipeline",
+    "RemoteOrchestrator": "client",
     "run": "engine",
     "Step": "pipeline",
     "Table": "pipeline",
@@ -48,6 +50,7 @@ __all__ = [
     "Labels",
     "Pipeline",
     "Points",
+    "RemoteOrchestrator",
     "Step",
     "Table",
     "compile",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from openhcs_jupyter import __version__
 from openhcs_jupyter.door import DEFAULT_NAME
 from openhcs_jupyter.errors import OpenHCSError, UsageError
+from openhcs_jupyter.magics import jobs_shell
 from openhcs_jupyter.magics.demo import add_demo_options
 from openhcs_jupyter.magics.options import (
     REPLAYED,
@@ -22,6 +23,7 @@ from openhcs_jupyter.magics.options import (
     add_import_options,
     add_results_options,
     add_run_options,
+    add_server_option,
     run_options,
 )
 from openhcs_jupyter.server.command import add_serve_options
@@ -133,6 +135,9 @@ def _parser() -> OptionParser:
     ):
         command = add(name, handler, text, repository=True)
         command.add_argument("run", nargs="?", metavar="RUN", help="name or id; left out, the last one")
+        if name != "plan":
+            add_server_option(command)
+    jobs_shell.add_job_commands(add)
     results = add(
         "results", _results, "Show what a run made and where it is, or delete what it saved.", repository=True
     )
@@ -252,10 +257,15 @@ def _plates(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.batch import run_file
+    from openhcs_jupyter.door import read_source
+    from openhcs_jupyter.magics.batch import run_file, with_first_line
 
+    source = read_source(arguments.file)
+    options = with_first_line(source, run_options(arguments))
+    if options.server is not None:
+        return 0 if jobs_shell.run_there(source, options, follow=True) else _FAILED
     with _connect(arguments) as repository:
-        done = run_file(repository, arguments.file, run_options(arguments), _say, traceback=arguments.traceback)
+        done = run_file(repository, source, options, _say, traceback=arguments.traceback)
     return 0 if done else _FAILED
 
 
@@ -288,6 +298,9 @@ def _runs(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if arguments.server is not None:
+        arguments.job = arguments.run
+        return jobs_shell.status(arguments)
     from openhcs_jupyter.magics.state import find_run
     from openhcs_jupyter.magics.views import run_view, view_of
 
@@ -296,6 +309,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
+    if arguments.server is not None:
+        arguments.job = arguments.run
+        return jobs_shell.cancel(arguments)
     from openhcs_jupyter.magics.follow import blocking, cancel, run_blocking
     from openhcs_jupyter.magics.state import find_run
     from openhcs_jupyter.magics.views import run_view, view_of

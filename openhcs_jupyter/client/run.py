@@ -101,6 +101,10 @@ class RemoteRun(Run):
         """Whether all that had happened when this was made is known here."""
         return self._at >= self._latest
 
+    def wait_until_known(self) -> None:
+        """Wait for that."""
+        self._wait_until(lambda: self.is_known)
+
     @property
     def compile_error(self) -> CompileError | None:
         """What keeps the pipeline from being compiled; None if nothing does."""

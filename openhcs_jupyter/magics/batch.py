@@ -17,7 +17,6 @@ from openhcs_jupyter.door import (
     define_steps,
     plan_run,
     python_of,
-    read_source,
     script_of,
     start,
 )
@@ -37,7 +36,12 @@ if TYPE_CHECKING:
 
 
 def run_file(
-    repository: Repository, file: str, options: RunOptions, write: Callable[[str], None], *, traceback: bool = False
+    repository: Repository,
+    source: Source,
+    options: RunOptions,
+    write: Callable[[str], None],
+    *,
+    traceback: bool = False,
 ) -> bool:
     """Run a file's pipeline to its end, with plain lines.
 
@@ -45,9 +49,8 @@ def run_file(
     ----------
     repository
         Holds the plate.
-    file
-        A Python file that assigns ``pipeline_steps``; has the standard functions at hand. Where its first line is
-        that of a cell, ``%%openhcs ...``, its options hold unless others are given.
+    source
+        A Python file that assigns ``pipeline_steps``; has the standard functions at hand.
     options
         What is run and how.
     write
@@ -65,9 +68,6 @@ def run_file(
     UsageError
         If the file or the options do not fit.
     """
-    source = read_source(file)
-    if source.line(1).startswith("%%openhcs"):
-        options = msgspec.structs.replace(parse_cell(source.line(1).removeprefix("%%openhcs")), **_beside(options))
     # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
     namespace = {**standard_names(), "__name__": "__main__", "__file__": source.filename}
     try:
@@ -83,6 +83,13 @@ def run_file(
             sys.stderr.write(long(error))
         return False
     return True
+
+
+def with_first_line(source: Source, options: RunOptions) -> RunOptions:
+    """Return options with those of a file's first line, where that is a cell's; what is given beside it wins."""
+    if not source.line(1).startswith("%%openhcs"):
+        return options
+    return msgspec.structs.replace(parse_cell(source.line(1).removeprefix("%%openhcs")), **_beside(options))
 
 
 def _beside(options: RunOptions) -> dict[str, Any]:

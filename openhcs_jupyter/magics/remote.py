@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.magics.display import Display
 
 _TICK_S = 0.1
+_STOPPED_S = 3.0
 Show = Callable[[Rendered], None]
 
 
@@ -85,10 +86,10 @@ def source_of(run: RemoteRun, source: Source | None = None) -> Source:
     return source._replace(filename=f"<{run.id}>")
 
 
-def submitted_view(runs: Sequence[RemoteRun]) -> Rendered:
+def submitted_view(runs: Sequence[RemoteRun], command: str = "%openhcs") -> Rendered:
     """Say which jobs were made, and how they are followed."""
     lines = [f"{run.name}: job {run.id} on {run.server}" for run in runs]
-    how = f"%openhcs attach {runs[0].id} --server {runs[0].server}"
+    how = f"{command} attach {runs[0].id} --server {runs[0].server}"
     text = "\n".join([*lines, f"  Follow it: {how}"])
     return Rendered(text, card("<br>".join(map(escape, lines)), [code(how)]))
 
@@ -212,7 +213,7 @@ async def _stop(shown: Sequence[_Shown], pause: Pause) -> str:
         except ServerError:
             told.append(f"Interrupted: job {one.run.id} goes on, as {one.run.server} cannot be reached.")
             continue
-        await until_stopped(one.run, pause)
+        await until_stopped(one.run, pause, _STOPPED_S)
         if one.display is not None:
             one.display.finish(one.run, stopping=True)
         told.append(f"Interrupted: job {one.run.id} is cancelled; {one.run.resumed_by} goes on.")

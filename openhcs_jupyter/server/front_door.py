@@ -17,7 +17,8 @@ _DOMAIN = "clients"
 _AT_A_TIME = 200
 _MOST_WAITING = 64
 """Replies that wait for one client; more are dropped, and it asks again."""
-_MOST_SUBSCRIPTION_BYTES = 64
+_MOST_SUBSCRIPTION_BYTES = 1024
+"""A subscription has 33; the handshake before it some hundred."""
 
 
 class FrontDoor:
