@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from openhcs_jupyter.client import RemoteOrchestrator
     from openhcs_jupyter.compiler import compile
-    from openhcs_jupyter.engine import run
+    from openhcs_jupyter.engine.start import run
     from openhcs_jupyter.pipeline import (
         ImageOutput,
         Labels,

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import zmq
 
-from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import ServerError
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.streaming.keys import Endpoint, new_keys
@@ -402,7 +401,4 @@ class Link:
 
 
 def _refused(name: str, reply: p.Refused) -> ServerError:
-    hint = reply.hint or None
-    if reply.kind == "version":
-        hint = f"{hint or ''} This is openhcs-jupyter {__version__}.".strip()
-    return ServerError(f"{name}: {reply.message}", hint, kind=reply.kind)
+    return ServerError(f"{name}: {reply.message}", reply.hint or None, kind=reply.kind)
