@@ -87,12 +87,13 @@ def test_what_does_not_fit_the_plate_is_told(serve: Serve, remote: Remote) -> No
     run = remote(serve()).run_remote_pipeline(
         1, [Step(max_projection, channel="RFP"), Step(gaussian_blur, {"sigm": 1})]
     )
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(CompileError) as caught:
         run.result()
-    assert "RFP" in str(caught.value)
-    assert "sigm" in str(caught.value)
+    assert [problem.line for problem in caught.value.problems] == [2, 3]
+    assert "'RFP'" in str(caught.value)
+    assert "'sigm'" in str(caught.value)
     assert run.status == "failed"
-    with pytest.raises(RunError, match="RFP"):
+    with pytest.raises(CompileError, match="RFP"):
         run.plan.units  # noqa: B018
 
 
