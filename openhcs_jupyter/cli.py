@@ -26,7 +26,7 @@ from openhcs_jupyter.magics.options import (
     add_server_option,
     run_options,
 )
-from openhcs_jupyter.server.command import add_serve_options
+from openhcs_jupyter.server.command import add_serve_options, add_token_options
 
 if TYPE_CHECKING:
     from openhcs_jupyter.kernel.doctor import Finding
@@ -163,6 +163,7 @@ def _parser() -> OptionParser:
     broker = add("broker", _broker, "Hand out pixels' files of OMERO to kernels, as far as OMERO lets them read.")
     add_broker_options(broker)
     add_serve_options(add("serve", _serve, "Run the execution server: jobs that outlive kernels and laptops."))
+    add_token_options(add("token", _token, "Make the token by which an execution server knows one of its owners."))
     config = add("config", _config, "Show the settings, or change one.")
     config.add_argument("setting", nargs="?", metavar="NAME")
     config.add_argument("value", nargs="?", metavar="VALUE")
@@ -398,6 +399,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.server.command import serve
 
     serve(arguments)
+    return 0
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.server.command import new_token
+
+    _say(f"Written: {new_token(arguments)}")
+    _say("Give it to its owner, who keeps it where nobody else can read it.")
     return 0
 
 

@@ -8,22 +8,27 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Self
 
 import zmq
 
-from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import OpenHCSError, UsageError
-from openhcs_jupyter.server import accounts, identity
+from openhcs_jupyter.repository.omero.address import parse_address
+from openhcs_jupyter.repository.omero.sessions import SessionEndedError
+from openhcs_jupyter.server import accounts, identity, omero
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.accounts import Account
-from openhcs_jupyter.server.desk import Desk, RefusedError
+from openhcs_jupyter.server.desk import VERSION, Desk, RefusedError
+from openhcs_jupyter.server.errands import BusyError, Errands
 from openhcs_jupyter.server.folders import Folders
 from openhcs_jupyter.server.front_door import FrontDoor
 from openhcs_jupyter.server.identity import Clients, Identity
 from openhcs_jupyter.server.jobs import Jobs
+from openhcs_jupyter.server.logins import Logins
+from openhcs_jupyter.server.omero import Seen
 from openhcs_jupyter.server.queue import Queue
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
@@ -32,6 +37,7 @@ from openhcs_jupyter.streaming.sockets import Waker
 from openhcs_jupyter.topology import discover
 
 _BUSY_MS, _IDLE_MS = 20, 500
+_ASK_S = 2.0
 
 
 class Server:
@@ -58,22 +64,38 @@ class Server:
         accounts.check_starter(self._accounts)
         self._own = accounts.own_account()
         self._owner = settings.owner or self._own.name
+        if settings.is_omero and not self._accounts:
+            self._owner = settings.owner or parse_address(settings.repository).user
+            if not self._owner:
+                raise UsageError(
+                    f"{settings.repository} names no user, and there is no account map.",
+                    "A server without one serves one owner: omero://USER@HOST.",
+                )
         self._stopping = False
+        self._parks = False
+        self._asked = 0.0
         with ExitStack() as stack:
             self._folders = Folders(settings.folder, several=bool(self._accounts))
             stack.callback(self._folders.close)
             self._queue = Queue(self._folders.queue)
             stack.callback(self._queue.close)
-            self._seats = Seats(self._folders.mark(), settings.limits, warm=settings.warm)
+            self._seats = Seats(self._folders, settings.limits, warm=settings.warm)
             stack.callback(self._seats.close)
             self._topology = discover()
-            self._jobs = Jobs(settings, self._queue, self._folders, self._seats, self._topology, self.account_of)
+            self._waker = Waker()
+            stack.callback(self._waker.close)
+            self._errands = Errands(self._waker.wake)
+            stack.callback(self._errands.close)
+            self._logins: Logins | None = None
+            if settings.is_omero:
+                self._logins = Logins(self._folders.path / "logins", settings.repository, self._errands)
+            self._jobs = Jobs(
+                settings, self._queue, self._folders, self._seats, self._topology, self.account_of, self._logins
+            )
             self._clients = Clients()
             self._desk = Desk(
                 settings, self._queue, self._jobs, self._folders, self._clients, self._topology, self.account_of
             )
-            self._waker = Waker()
-            stack.callback(self._waker.close)
             self.door = FrontDoor(settings.bind, self._folders.keys())
             stack.callback(self.door.close)
             write_private(self._folders.address, self.door.invitation)
@@ -117,8 +139,10 @@ class Server:
             self._seats.prepare(self._owner, self._own)
         while not (self._stopping and not self._jobs.active):
             ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
-            if self._waker in ready:
+            if self._waker.fileno() in ready:
                 self._waker.clear()
+                self._errands.take()
+                self._announce()
             if self.door.news in ready:
                 self.door.admit(self._clients.is_ticket)
             if self.door.requests in ready:
@@ -135,20 +159,27 @@ class Server:
 
     def _work(self) -> None:
         try:
+            if self._parks:
+                self._parks = False
+                self._jobs.park_all()
             self._jobs.look()
         except (OSError, sqlite3.Error, OpenHCSError) as error:
             # A full disk, for example: what could not be noted has not happened, and is tried again.
             self._say(f"{type(error).__name__}: {error}")
             time.sleep(_BUSY_MS / 1000)
+        if self._logins is not None:
+            self._ask_again(self._logins)
         self._announce()
 
     def _answer(self) -> None:
         for peer, key, frames in self.door.read():
-            reply = self._reply(key, frames)
-            if reply is not None:
-                self.door.reply(peer, p.encode(reply))
+            self._say_to(peer, self._reply(peer, key, frames))
 
-    def _reply(self, key: str, frames: list[zmq.Frame]) -> p.AnyReply | None:
+    def _say_to(self, peer: bytes, reply: p.AnyReply | None) -> None:
+        if reply is not None:
+            self.door.reply(peer, p.encode(reply))
+
+    def _reply(self, peer: bytes, key: str, frames: list[zmq.Frame]) -> p.AnyReply | None:
         try:
             request = p.read_request(frames)
         except p.MalformedError as error:
@@ -157,7 +188,7 @@ class Server:
                 return None
             return p.Refused(id=error.request, kind="malformed", message=str(error))
         try:
-            return self._done(request, key)
+            return self._done(request, peer, key)
         except RefusedError as error:
             return p.Refused(id=request.id, kind=error.kind, message=error.message, hint=error.hint)
         except UsageError as error:
@@ -169,9 +200,9 @@ class Server:
             self._say("".join(traceback.format_exception(error)))
             return p.Refused(id=request.id, kind="internal", message="The server failed at this; its log says why.")
 
-    def _done(self, request: p.AnyRequest, key: str) -> p.AnyReply:
+    def _done(self, request: p.AnyRequest, peer: bytes, key: str) -> p.AnyReply | None:
         if isinstance(request, p.Hello):
-            return self._hello(request, key)
+            return self._hello(request, peer, key)
         who = self._clients.get(key)
         if isinstance(request, p.Ping):
             return p.Pong(id=request.id, time=time.time(), known=who is not None)
@@ -179,19 +210,71 @@ class Server:
             raise RefusedError("identity", "Say first who you are.", "Connect again.")
         return self._desk.answer(request, who)
 
-    def _hello(self, hello: p.Hello, key: str) -> p.AnyReply:
+    def _hello(self, hello: p.Hello, peer: bytes, key: str) -> p.AnyReply | None:
         if hello.version != p.PROTOCOL_VERSION:
             raise RefusedError(
                 "version",
                 f"The server speaks version {p.PROTOCOL_VERSION}, the client version {hello.version}.",
-                f"Install openhcs-jupyter {__version__} on both sides.",
+                f"Install openhcs-jupyter {VERSION} on both sides.",
             )
+        if self._logins is not None:
+            self._ask_omero(self._logins, hello, peer, key)
+            return None
         owner = identity.owner_of(self._queue, hello.token) if hello.token else None
         if owner is None:
             raise RefusedError("identity", "The token is not one of this server.", "Enrol again.")
         self.account_of(owner)
         who = Identity(owner=owner, administrator=self._is_administrator(owner))
         return self._welcome(hello.id, key, who)
+
+    def _ask_omero(self, logins: Logins, hello: p.Hello, peer: bytes, key: str) -> None:
+        """Find out who says hello; the answer follows."""
+        if not hello.session:
+            raise RefusedError(
+                "identity", "This server knows its users by their sessions with OMERO.", "Connect there."
+            )
+
+        def told(found: Seen | Exception) -> None:
+            if isinstance(found, Exception):
+                self._say_to(peer, _refusal(hello.id, found))
+                return
+            try:
+                self.account_of(found.user)
+            except UsageError as error:
+                self._say_to(peer, _refusal(hello.id, error))
+                return
+            who = Identity(
+                owner=found.user,
+                administrator=found.administrator or self._is_administrator(found.user),
+                session=hello.session,
+                checked=time.monotonic(),
+            )
+            self._say_to(peer, self._welcome(hello.id, key, who))
+            self._jobs.logged_in(who.owner)
+
+        try:
+            logins.take(hello.session, told)
+        except BusyError:
+            raise RefusedError("busy", "Too many are coming in at once.", "Try again in a moment.") from None
+
+    def _ask_again(self, logins: Logins) -> None:
+        """Ask OMERO again about the sessions by which clients came."""
+        if time.monotonic() - self._asked < _ASK_S:
+            return
+        self._asked = time.monotonic()
+
+        def told(session: str, found: Seen | Exception) -> None:
+            if isinstance(found, SessionEndedError):
+                self._clients.forget(session)
+            elif not isinstance(found, Exception):
+                administrator = found.administrator or self._is_administrator(found.user)
+                self._clients.confirm(session, administrator=administrator)
+
+        for session in self._clients.due(self._settings.recheck_s):
+            with suppress(BusyError):
+                self._errands.send(partial(omero.examine, logins.address(""), session), partial(told, session))
+        here = self._clients.owners()
+        logins.keep_alive(lambda owner: owner in here or bool(self._queue.unended(owner=owner)))
 
     def _is_administrator(self, owner: str) -> bool:
         return owner in self._settings.administrators
@@ -202,11 +285,11 @@ class Server:
         return p.Welcome(
             id=number,
             version=p.PROTOCOL_VERSION,
-            server_version=__version__,
+            server_version=VERSION,
             name=self._desk.name,
             owner=who.owner,
             administrator=who.administrator,
-            repository=self._settings.repository.replace("{owner}", who.owner),
+            repository=self._jobs.repository(who.owner),
             news_port=self.door.news_port,
             ticket=self._clients.ticket(who.owner),
         )
@@ -220,8 +303,16 @@ class Server:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame
+        self._parks = self._settings.park_on_stop or self._stopping  # asked twice, it waits for nobody
         self._stopping = self._desk.stopping = self._jobs.holds = True
         self._say("Stopping.")
+
+
+def _refusal(number: int, error: Exception) -> p.Refused:
+    """Say why somebody is not let in."""
+    if isinstance(error, SessionEndedError | UsageError):
+        return p.Refused(id=number, kind="identity", message=error.message, hint=error.hint or "")
+    return p.Refused(id=number, kind="busy", message=f"OMERO cannot be asked: {error}")
 
 
 def serve(settings: ServerSettings) -> None:
@@ -238,7 +329,7 @@ def serve(settings: ServerSettings) -> None:
         sys.stdout.flush()
 
     with Server(settings, say) as server:
-        say(f"Execution server {__version__} for {settings.repository}.")
+        say(f"Execution server {VERSION} for {settings.repository}.")
         say(f"Listening: {server.door.invitation.line()}")
         say(f"Its files: {server.folders.path}")
         server.run()

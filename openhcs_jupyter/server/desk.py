@@ -6,11 +6,11 @@ import getpass
 import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import psutil
 
-from openhcs_jupyter import __version__
 from openhcs_jupyter.door.options import checked
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.server import protocol as p
@@ -22,6 +22,8 @@ from openhcs_jupyter.server.orders import LOG
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.settings import ServerSettings
 from openhcs_jupyter.topology import Topology
+
+VERSION = version("openhcs-jupyter")
 
 
 class RefusedError(Exception):
@@ -181,7 +183,7 @@ class Desk:
         return p.ServerIs(
             id=number,
             name=self.name,
-            server_version=__version__,
+            server_version=VERSION,
             repository=self._settings.repository,
             started=self._started,
             several_owners=bool(self._settings.accounts),

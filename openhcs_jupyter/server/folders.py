@@ -20,8 +20,8 @@ _PART = 1 << 20
 class Folders:
     """Everything that lies below one server's folder.
 
-    ``queue.db``, ``keys.json``, ``token`` and ``locks/`` are the server's; ``jobs/ID/`` belongs to the account of the
-    job's owner, who alone can enter it.
+    ``queue.db``, ``keys.json``, ``token`` and ``locks/`` are the server's; ``sessions/SEAT`` and ``jobs/ID/`` belong to
+    the account of the job's owner, who alone can enter or read them.
 
     Raises
     ------
@@ -42,6 +42,10 @@ class Folders:
             raise UsageError(f"Another server uses {path}.", "Stop it, or choose another folder: --state.") from None
         self._locks = path / "locks"
         self._locks.mkdir(mode=0o700, exist_ok=True)
+        self._sessions = path / "sessions"
+        self._sessions.mkdir(mode=0o700, exist_ok=True)
+        # Each owner may put a file there and nobody may look what else there is.
+        self._sessions.chmod(0o1733 if several else 0o700)
         self._jobs = path / "jobs"
         self._jobs.mkdir(mode=0o711, exist_ok=True)
         self._jobs.chmod(0o711 if several else 0o700)
@@ -78,6 +82,10 @@ class Folders:
         if not path.exists():
             path.write_text(secrets.token_hex(8))
         return path.read_text()
+
+    def session(self, seat: str) -> Path:
+        """Return where a process keeps the key of its session with OMERO."""
+        return self._sessions / seat
 
     def job(self, job: str) -> Path:
         """Return a job's folder."""

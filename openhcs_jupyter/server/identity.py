@@ -61,12 +61,16 @@ class Clients:
         while len(self._known) > MOST_CLIENTS:
             self._known.popitem(last=False)
 
-    def sessions(self) -> set[str]:
-        """Return the sessions that stand behind clients, of those who were seen lately."""
+    def sweep(self) -> None:
+        """Forget those who were silent for long."""
         now = time.monotonic()
         for key in [key for key, one in self._known.items() if now - one.seen > _SILENT_S]:
             del self._known[key]
-        return {one.session for one in self._known.values() if one.session}
+
+    def owners(self) -> set[str]:
+        """Return the owners who have been here lately."""
+        self.sweep()
+        return {one.owner for one in self._known.values()}
 
     def due(self, every_s: float) -> set[str]:
         """Return the sessions about which OMERO is to be asked again."""

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import msgspec
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
 from openhcs_jupyter.server import limits
-from openhcs_jupyter.server.orders import LOG, MODULES, SESSION, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import KEY_FILE, LOG, MODULES, STREAM, WORK, JobJournal, Orders, read_orders
 from openhcs_jupyter.server.protocol import JobState, NotCompiled, Planned, StateChanged
 from openhcs_jupyter.server.settings import Limits
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
 _LONGEST_PATH = 4096
 _TICK_S = 0.05
-_KEY_FILE = "OMERO_SESSION_KEY_FILE"
+_PATIENCE_S = 600.0
+"""So long a job waits for an OMERO that is away."""
 
 
 def main() -> None:
@@ -80,8 +82,6 @@ def _settle(folder: Path) -> None:
     os.dup2(log, 2)
     os.close(log)
     os.close(nothing)
-    if (folder / SESSION).exists():
-        os.environ[_KEY_FILE] = str(folder / SESSION)
 
 
 def _do(folder: Path) -> None:
@@ -89,22 +89,73 @@ def _do(folder: Path) -> None:
     orders = read_orders(folder)
     journal = JobJournal(folder)
     state: JobState = "failed"
+    session: Session | None = None
     try:
+        if orders.login is not None:
+            session = Session(orders)
         state, message = _Job(orders, folder, journal, asked).run()
-    except _NeedsLoginError as error:
-        state, message = "needs_login", str(error)
+        if state == "failed" and session is not None and session.has_ended():
+            state = "needs_login"
     except OpenHCSError as error:
         message = str(error)
+        if _is_ended_session(error):
+            state = "needs_login"
     except MemoryError:
         message = "It ran out of memory."
     except Exception as error:  # noqa: BLE001 - the user's text may raise anything
         traceback.print_exc()
         message = _brief(error, orders)
+    if session is not None:
+        session.close()
     journal.tell(StateChanged(time=time.time(), state=state, message=message, attempt=orders.attempt))
 
 
-class _NeedsLoginError(OpenHCSError):
-    """The job's session with OMERO has ended."""
+def _is_ended_session(error: BaseException) -> bool:
+    """Tell whether an error says that the job needs a new session with OMERO."""
+    sessions = sys.modules.get("openhcs_jupyter.repository.omero.sessions")
+    return sessions is not None and isinstance(error, sessions.SessionEndedError)
+
+
+class Session:
+    """The job's own session with OMERO; its key lies in a file that its owner alone can read.
+
+    Raises
+    ------
+    SessionEndedError
+        If none can be made.
+    RepositoryError
+        If OMERO does not answer.
+    """
+
+    def __init__(self, orders: Orders) -> None:
+        from openhcs_jupyter.repository.omero.address import parse_address
+        from openhcs_jupyter.server import omero
+
+        assert orders.login is not None
+        self._address = parse_address(orders.repository)
+        self._file = Path(os.environ[KEY_FILE])
+        self._key, _ = omero.derive(self._address, orders.login, _PATIENCE_S)
+        self._file.unlink(missing_ok=True)
+        with self._file.open("x") as file:  # the umask keeps others out
+            file.write(self._key)
+
+    def has_ended(self) -> bool:
+        """Tell whether OMERO no longer knows it."""
+        from openhcs_jupyter.server import omero
+
+        try:
+            omero.examine(self._address, self._key)
+        except RepositoryError as error:
+            return _is_ended_session(error)
+        return False
+
+    def close(self) -> None:
+        """End it."""
+        from openhcs_jupyter.server import omero
+
+        with suppress(RepositoryError):
+            omero.drop(self._address, self._key)
+        self._file.unlink(missing_ok=True)
 
 
 class _Asked:
@@ -202,18 +253,9 @@ class _Job:
             exec(before, namespace)  # noqa: S102 - that is what a job is
         steps = define_steps(source, payload.cell, namespace, flags=flags)
         with connect(self._orders.repository) as repository:
-            self._join(repository)
             plate = choose_plate(repository, payload.options)
         script = Script("\n".join(filter(None, (payload.before, payload.cell.removeprefix("\n")))), {})
         return plan_run(steps, source, plate, payload.options, script, self._orders.topology)
-
-    def _join(self, repository: Any) -> None:
-        try:
-            repository.reach()
-        except RepositoryError as error:
-            if (self._folder / SESSION).exists():
-                raise _NeedsLoginError(str(error)) from error
-            raise
 
     def _show(self, run: Run) -> None:
         """Serve viewers, where some are wanted."""

@@ -19,6 +19,7 @@ from openhcs_jupyter.server import limits, processes
 from openhcs_jupyter.server.accounts import Account, acting_as
 from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.job import CANCEL, PARK
+from openhcs_jupyter.server.logins import Logins
 from openhcs_jupyter.server.orders import JOURNAL, Orders, read_events, write_orders
 from openhcs_jupyter.server.protocol import (
     ACTIVE,
@@ -32,7 +33,7 @@ from openhcs_jupyter.server.protocol import (
     StateChanged,
 )
 from openhcs_jupyter.server.queue import Queue, Record
-from openhcs_jupyter.server.schedule import Lease, Waiting, decide
+from openhcs_jupyter.server.schedule import Lease, Waiting, decide, first_charge
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
 from openhcs_jupyter.topology import Topology
@@ -59,6 +60,7 @@ class Jobs:
         seats: Seats,
         topology: Topology,
         account_of: Callable[[str], Account],
+        logins: Logins | None,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -66,6 +68,7 @@ class Jobs:
         self._seats = seats
         self._topology = topology
         self._account_of = account_of
+        self._logins = logins
         self._devices = {device.id: device for device in topology.devices}
         self._cores = settings.max_workers or topology.cores
         self._active: dict[str, Record] = {}
@@ -139,6 +142,11 @@ class Jobs:
             return self._queue.change(record, state="parked", message="")
         return self._ask(record.id, "park", "")
 
+    def park_all(self) -> None:
+        """Park the jobs that have a process; those that wait go on waiting."""
+        for record in list(self._active.values()):
+            self.park(record)
+
     def resume(self, record: Record) -> Record:
         """Queue a job again that rests or has ended; one that is done stays as it is."""
         if record.state not in (*RESTING, "failed", "cancelled"):
@@ -148,6 +156,11 @@ class Jobs:
             record = self._queue.change(record, state="queued", message="", ended=None, deaths=0, not_before=0.0)
         self._dirty = True
         return record
+
+    def logged_in(self, owner: str) -> None:
+        """Let an owner's jobs go on that need a login."""
+        for record in self._queue.unended("needs_login", owner=owner):
+            self.resume(record)
 
     def look(self) -> None:
         """Take note of what jobs did, and start those whose turn it is."""
@@ -180,10 +193,7 @@ class Jobs:
         at_work = {record.owner for record in self._queue.unended("queued", *ACTIVE)}
         if owner in at_work:
             return
-        shares = self._queue.shares()
-        others = [shares.get(other, 0.0) for other in at_work]
-        if others and shares.get(owner, 0.0) < min(others):
-            self._queue.charge(owner, min(others))
+        self._queue.charge(owner, first_charge(owner, self._queue.shares(), at_work))
 
     def _start_those_next(self) -> None:
         now = time.time()
@@ -228,7 +238,8 @@ class Jobs:
                 job=record.id,
                 run=record.run,
                 attempt=record.attempts + 1,
-                repository=self._settings.repository.replace("{owner}", record.owner),
+                repository=self.repository(record.owner),
+                login=self._logins.key(record.owner) if self._logins is not None else None,
                 payload=self._payload(record, lease),
                 topology=self._part(lease),
             )
@@ -264,6 +275,12 @@ class Jobs:
             seat.give(folder, lock)
         self._children.append(seat.process)
         self._seats.prepare(record.owner, owner)
+
+    def repository(self, owner: str) -> str:
+        """Return the URI of the repository for an owner's jobs."""
+        if self._logins is not None:
+            return self._logins.address(owner).uri
+        return self._settings.repository.replace("{owner}", owner)
 
     def _payload(self, record: Record, lease: Lease) -> Payload:
         payload = self._queue.payload(record)
@@ -347,10 +364,22 @@ class Jobs:
                 deaths=deaths,
                 not_before=not_before,
             )
+        self._drop_session(record)
         del self._active[record.id]
         self._kill_at.pop(record.id, None)
         self._folders.forget_lock(record.id)
         self._dirty = True
+
+    def _drop_session(self, record: Record) -> None:
+        """End the session of a job whose process could not."""
+        if self._logins is None:
+            return
+        path, owner = self._folders.session(record.seat), self._account_of(record.owner)
+        with suppress(OSError):
+            key, _ = read_part(path, 0, 256, owner)
+            with acting_as(owner):
+                path.unlink()
+            self._logins.drop(record.owner, key.decode(errors="replace"))
 
     def _full(self, record: Record) -> str | None:
         """Say so if a disk is full on which the job writes."""

@@ -13,10 +13,10 @@ import msgspec
 from openhcs_jupyter.server.protocol import AnyJobEvent, Payload
 from openhcs_jupyter.topology import Topology
 
-ORDERS, JOURNAL, LOG, WORK, SESSION, STREAM = "orders.json", "journal.jsonl", "log", "work", "session", "stream"
-"""In a job's folder: its `Orders`, its events, its output, its working directory, its session's key, its stream."""
-MODULES = "modules"
-"""Likewise: the modules that its code brings."""
+ORDERS, JOURNAL, LOG, WORK, STREAM, MODULES = "orders.json", "journal.jsonl", "log", "work", "stream", "modules"
+"""In a job's folder: its `Orders`, events, output, working directory, what viewers connect by, modules of its code."""
+KEY_FILE = "OMERO_SESSION_KEY_FILE"
+"""Variable that names the file in which a process keeps the key of its session; set before anything is started."""
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     payload: Payload
     topology: Topology
     """The cores and GPUs that the job is leased, and no others."""
+    login: str | None = None
+    """Key of a session with OMERO from which the process makes one of its own; None where there is no OMERO."""
 
 
 _encoder = msgspec.json.Encoder()

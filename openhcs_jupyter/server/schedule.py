@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -100,6 +100,12 @@ def decide(
         if not queues[owner]:
             del queues[owner]
     return granted
+
+
+def first_charge(owner: str, used: Mapping[str, float], at_work: Collection[str]) -> float:
+    """Return what an owner who comes anew is charged: time when they had no jobs gives no claim against others."""
+    others = [used.get(other, 0.0) for other in at_work if other != owner]
+    return max(used.get(owner, 0.0), min(others, default=0.0))
 
 
 def _claim(owner: str, leases: Sequence[Lease], used: Mapping[str, float]) -> tuple[float, int]:

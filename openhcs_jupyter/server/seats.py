@@ -16,6 +16,8 @@ import msgspec
 from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.server import accounts
 from openhcs_jupyter.server.accounts import Account
+from openhcs_jupyter.server.folders import Folders
+from openhcs_jupyter.server.orders import KEY_FILE
 from openhcs_jupyter.server.processes import SEAT, ProcessId, process_id
 from openhcs_jupyter.server.settings import Limits
 
@@ -34,13 +36,19 @@ class Seat:
         Bounds of it and all that it starts.
     mark
         Stands in its environment.
+    session
+        Where it keeps the key of its session with OMERO.
     """
 
-    def __init__(self, account: Account, limits: Limits, mark: str) -> None:
+    def __init__(self, account: Account, limits: Limits, mark: str, session: Path) -> None:
         self.mark = mark
         ours, theirs = socket.socketpair()
         words = [sys.executable, "-m", _MODULE, msgspec.json.encode(limits).decode()]
-        environment = accounts.environment(account) | {SEAT: mark, "OPENHCS_SCHEDULER": ""}
+        environment = accounts.environment(account) | {
+            SEAT: mark,
+            KEY_FILE: str(session),
+            "OPENHCS_SCHEDULER": "",
+        }
         with theirs:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own code
@@ -83,16 +91,16 @@ class Seats:
 
     Parameters
     ----------
-    server
-        Mark of this server, with which the marks of its processes begin.
+    folders
+        Of the server, with whose mark those of its processes begin.
     limits
         Of every job.
     warm
         Keep processes ready.
     """
 
-    def __init__(self, server: str, limits: Limits, *, warm: bool) -> None:
-        self._server = server
+    def __init__(self, folders: Folders, limits: Limits, *, warm: bool) -> None:
+        self._folders = folders
         self._limits = limits
         self._warm = warm
         self._ready: dict[str, Seat] = {}
@@ -127,4 +135,5 @@ class Seats:
         self._ready.clear()
 
     def _new(self, account: Account) -> Seat:
-        return Seat(account, self._limits, f"{self._server}.{secrets.token_hex(8)}")
+        mark = f"{self._folders.mark()}.{secrets.token_hex(8)}"
+        return Seat(account, self._limits, mark, self._folders.session(mark))

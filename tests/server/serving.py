@@ -15,12 +15,23 @@ from typing import TypeVar
 import zmq
 
 from openhcs_jupyter.door import RunOptions
+from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.identity import read_token
 from openhcs_jupyter.streaming.keys import Invitation, new_keys, read_invitation
 from openhcs_jupyter.streaming.sockets import join_curve
 
 PATIENCE_S = 60.0
+SLOW = """
+import time
+
+def slowly(stack, seconds=0.15):
+    time.sleep(seconds)
+    return stack + 1
+
+pipeline_steps = [Step(max_projection), Step(slowly)]
+"""
+"""Eight units on the tests' plate."""
 T = TypeVar("T")
 R = TypeVar("R", bound=p.AnyReply)
 
@@ -61,6 +72,9 @@ class Client:
         socket.linger = 0
         join_curve(socket, self.keys, self.invitation.key)
         return socket
+
+    def count_from(self, number: int) -> None:
+        self._number = number
 
     def send(self, request: type[p.Request], **values: object) -> int:
         self._number += 1
@@ -127,8 +141,9 @@ class Client:
 class ServerProcess:
     """``openhcs-jupyter serve`` on a free port."""
 
-    def __init__(self, state: Path, *options: str, **environment: str) -> None:
+    def __init__(self, state: Path, *options: str, within: tuple[str, ...] = (), **environment: str) -> None:
         self.state = state
+        self._within = within
         self._options = options
         self._environment = environment
         self._clients: list[Client] = []
@@ -142,7 +157,7 @@ class ServerProcess:
             position = log.tell()
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "openhcs_jupyter.cli", "serve", "--state", str(self.state),
+                    *self._within, sys.executable, "-m", "openhcs_jupyter.cli", "serve", "--state", str(self.state),
                     "--bind", f"tcp://127.0.0.1:{port}", *self._options,
                 ],
                 stdout=log,
@@ -193,3 +208,8 @@ class ServerProcess:
 
 def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: object) -> p.Payload:
     return p.Payload(name=name, cell=cell, before=before, options=RunOptions(name=name, **options))
+
+
+def computed(events: list[p.JobEvent]) -> list[int]:
+    """List the units that were computed, as often as they were."""
+    return sorted(one.event.unit for one in events if isinstance(one.event, UnitDone) and not one.event.reused)

@@ -77,8 +77,12 @@ def given_key() -> str | None:
     return None
 
 
-class _UnreachableError(RepositoryError):
+class UnreachableError(RepositoryError):
     """The server does not answer."""
+
+
+class SessionEndedError(RepositoryError):
+    """There is no session that can be joined, or no longer."""
 
 
 class Connection:
@@ -92,18 +96,30 @@ class Connection:
         Asked only where no session can be joined; None refuses then.
     patience_s
         A server that is away is waited for so long.
+    key
+        Of the session that is joined, and of no other; left out, one that this user has.
 
     Raises
     ------
+    SessionEndedError
+        If there is no session to join.
     RepositoryError
         If the server cannot be reached, or lets nobody in.
     """
 
-    def __init__(self, address: Address, password: Callable[[str], str] | None = None, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        password: Callable[[str], str] | None = None,
+        patience_s: float = 0.0,
+        *,
+        key: str | None = None,
+    ) -> None:
         self._lock = threading.RLock()
         self._client: Any = None
         self._key = ""
         self._kept = ""
+        self._only = key
         self.chosen_group = -1
         """Where plates are listed and looked for by their names; -1 is all groups of the user."""
         self.address = address
@@ -130,6 +146,17 @@ class Connection:
     def user_id(self) -> int:
         """The user's id on the server."""
         return int(self._context.userId)
+
+    @property
+    def group_name(self) -> str:
+        """The name of that group."""
+        name: str = self._context.groupName
+        return name
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether the user is an administrator of the server."""
+        return bool(self._context.isAdmin)
 
     @property
     def session(self) -> Any:
@@ -206,12 +233,16 @@ class Connection:
             self._kept = ""
 
     def _open(self, password: Callable[[str], str] | None) -> None:
+        if self._only is not None:
+            if not self._join(self._only):
+                raise SessionEndedError(f"The session with {self.address.uri} has ended.", "Connect again.")
+            return
         saved = saved_session(self.address)
         for key in filter(None, (given_key(), saved.key if saved else None)):
             if self._join(key):
                 return
         if password is None:
-            raise RepositoryError(
+            raise SessionEndedError(
                 f"There is no session with {self.address.uri} that can be joined.",
                 f"Connect once: %openhcs connect {self.address.uri}, or set {_KEY}.",
             )
@@ -266,7 +297,7 @@ class Connection:
             with suppress(Exception):
                 broken.__del__()
             if not self._patiently(self._join_any, until):
-                raise RepositoryError(
+                raise SessionEndedError(
                     f"The session with {self.address.uri} has ended.",
                     f"Connect again: %openhcs connect {self.address.uri}; a run goes on with --resume.",
                 )
@@ -274,7 +305,7 @@ class Connection:
                 self.keep_alive()
 
     def _join_any(self) -> bool:
-        saved = saved_session(self.address)
+        saved = saved_session(self.address) if self._only is None else None
         return any(self._join(key) for key in dict.fromkeys((self._key, saved.key if saved else self._key)))
 
     def _patiently(self, join: Callable[[], T], until: float) -> T:
@@ -282,7 +313,7 @@ class Connection:
         while True:
             try:
                 return join()
-            except _UnreachableError:
+            except UnreachableError:
                 if time.monotonic() >= until:
                     raise
                 time.sleep(_PAUSE_S)
@@ -297,9 +328,9 @@ class Connection:
         client.enableKeepAlive(0)
         return client
 
-    def _unreachable(self, error: BaseException) -> _UnreachableError:
+    def _unreachable(self, error: BaseException) -> UnreachableError:
         where = f"{self.address.host}:{self.address.port}"
-        return _UnreachableError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
+        return UnreachableError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
 
 
 def _is_broken(error: BaseException) -> bool:

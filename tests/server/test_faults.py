@@ -1,0 +1,208 @@
+"""What becomes of jobs when the server, a job or a disk fails, and of jobs that take more than they may."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.processes import of_seat, seats
+from openhcs_jupyter.server.queue import Queue
+from tests.server.serving import SLOW, Client, ServerProcess, computed, payload, until
+
+HUNGRY = """
+import time
+kept = pipeline_steps = []
+while True:
+    kept.append(bytearray(b"x" * 20_000_000))
+    time.sleep(0.01)
+"""
+FORKING = """
+import os, time
+pipeline_steps = []
+while True:
+    os.fork() or time.sleep(60)
+"""
+
+
+def _processes(server: ServerProcess) -> set[str]:
+    """Return the marks of all processes that belong to a server's jobs, past ones too."""
+    mark = (server.state / "mark").read_text()
+    return {seat for _, seat in seats() if seat.startswith(mark)}
+
+
+def _pid(server: ServerProcess, job: str) -> int:
+    """Return the process of a job, as the server's own memory has it."""
+    queue = Queue(server.state / "queue.db")
+    found = queue.find(job)
+    queue.close()
+    assert found is not None
+    return found.pid
+
+
+def _cell(number: int) -> str:
+    """Return eight units that no other job has made before."""
+    return SLOW.replace("0.15", f"0.1{number}")
+
+
+def test_jobs_live_through_the_servers_death(serve: Callable[..., ServerProcess]) -> None:
+    server = serve("--max-workers", "1")
+    client = server.client()
+    running = client.submit(payload(_cell(1)))
+    queued = client.submit(payload(_cell(2), "queued"))
+    until(lambda: client.job(running.id).done >= 1)
+    pid = _pid(server, running.id)
+    server.kill()
+    server.start()
+    client = server.client()
+    # It is the same process, which knows nothing of the server's death.
+    done = client.wait(running.id)
+    assert (done.state, done.done, done.attempts) == ("done", 8, 1)
+    assert client.wait(queued.id).state == "done"
+    assert computed(client.events(running.id)) == list(range(8))
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    client = server.client()
+    job = client.submit(payload(_cell(3)))
+    until(lambda: client.job(job.id).done >= 2)
+    server.kill()
+    os.kill(_pid(server, job.id), signal.SIGKILL)
+    server.start()
+    client = server.client()
+    done = client.wait(job.id)
+    assert (done.state, done.done, done.attempts) == ("done", 8, 2)
+    assert computed(client.events(job.id)) == list(range(8))
+
+
+@pytest.mark.parametrize("victim", ["server", "job"])
+def test_no_job_is_lost_doubled_or_computed_twice(
+    serve: Callable[..., ServerProcess], victim: str, request: pytest.FixtureRequest
+) -> None:
+    dice = random.Random(request.node.name)
+    server = serve("--max-workers", "2")
+    client = server.client()
+    keys = {p.new_key(): payload(_cell(number), f"job{number}") for number in range(3)}
+    jobs = {key: client.submit(one, key=key).id for key, one in keys.items()}
+    for _ in range(5):
+        wanted = min(20, dice.randint(1, 4) + _done(client, jobs.values()))
+        until(partial(_has_done, client, jobs.values(), wanted))
+        if victim == "job":
+            for pid in [pid for seat in _processes(server) for pid in list(of_seat(seat))[:1]]:
+                _kill_quietly(pid)
+        else:
+            server.kill()
+            server.start()
+            client = server.client()
+            # A client that was cut off sends again what it is not sure about.
+            assert {key: client.submit(one, key=key).id for key, one in keys.items()} == jobs
+    for job in jobs.values():
+        assert client.wait(job).state == "done", client.log(job)
+        assert computed(client.events(job)) == list(range(8))
+    assert len(client.ask(p.ListJobs).jobs) == 3
+    assert server.stop() == 0
+    until(lambda: not _processes(server))
+
+
+def _done(client: Client, jobs: Iterable[str]) -> int:
+    return sum(client.job(job).done for job in jobs)
+
+
+def _has_done(client: Client, jobs: Iterable[str], wanted: int) -> bool:
+    return _done(client, jobs) >= wanted
+
+
+def _kill_quietly(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def test_a_cell_that_ends_its_process_is_given_up(serve: Callable[..., ServerProcess]) -> None:
+    client = serve().client()
+    job = client.submit(payload("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\npipeline_steps = []"))
+    failed = client.wait(job.id, "failed", patience_s=90)
+    assert "without a word" in failed.message
+
+
+def test_a_job_leaves_nothing_behind(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    client = server.client()
+    cell = """
+import subprocess
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+pipeline_steps = [Step(max_projection)]
+"""
+    assert client.wait(client.submit(payload(cell)).id).state == "done"
+    assert not [pid for pid, _ in _sleeping(server)]
+
+
+def _sleeping(server: ServerProcess) -> list[tuple[int, str]]:
+    mark = (server.state / "mark").read_text()
+    return [
+        (pid, seat)
+        for pid, seat in seats()
+        if seat.startswith(mark) and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "cell", "message"),
+    [
+        ("memory_gb = 1.0", "pipeline_steps = []\nx = bytearray(4_000_000_000)", "memory"),
+        ("memory_gb = 0.8", HUNGRY, "memory"),
+        ("processes = 150", FORKING, "processes"),
+        ("hours = 0.002", "pipeline_steps = []\nwhile True:\n    pass", "hours"),
+    ],
+    ids=["at-once", "bit-by-bit", "forks", "never-ends"],
+)
+def test_a_job_that_takes_more_than_it_may_fails_and_says_so(
+    serve: Callable[..., ServerProcess], tmp_path: Path, limits: str, cell: str, message: str
+) -> None:
+    settings = tmp_path / "server.toml"
+    settings.write_text(f"[limits]\n{limits}\n")
+    server = serve("--config", str(settings))
+    client: Client = server.client()
+    job = client.submit(payload(cell))
+    failed = client.wait(job.id, "failed")
+    assert message in failed.message
+    # The next job is none the worse for it.
+    after = client.submit(payload("pipeline_steps = [Step(max_projection)]"))
+    assert client.wait(after.id).state == "done", client.job(after.id).message
+    assert len(_processes(server)) <= 1
+
+
+def test_a_stopped_server_lets_jobs_finish_or_parks_them(serve: Callable[..., ServerProcess]) -> None:
+    patient = serve("--max-workers", "1")
+    client = patient.client()
+    running, queued = client.submit(payload(_cell(4))), client.submit(payload(_cell(5)))
+    client.wait(running.id, "running")
+    assert patient.stop() == 0
+    patient.start()
+    client = patient.client()
+    assert client.job(running.id).state == "done"
+    assert client.job(running.id).attempts == 1
+    assert client.wait(queued.id).state == "done"
+
+    hasty = serve("--park")
+    client = hasty.client()
+    job = client.submit(payload(_cell(6)))
+    until(lambda: client.job(job.id).done >= 1)
+    assert hasty.stop() == 0
+    assert not _processes(hasty)
+    hasty.start()
+    client = hasty.client()
+    assert client.job(job.id).state == "parked"
+    client.ask(p.Resume, job=job.id)
+    assert client.wait(job.id).state == "done"
+    assert computed(client.events(job.id)) == list(range(8))
