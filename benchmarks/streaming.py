@@ -173,7 +173,7 @@ def against_bare(place: Path, folder: Path, count: int, repeats: int) -> dict[st
             keys, own = new_keys(), new_keys()
             address = "tcp://127.0.0.1:47561" if tcp else f"ipc://{tempfile.mkdtemp(prefix='bare')}/s"
             told = json.dumps({"secret": keys.secret, "public": keys.public}) if tcp else ""
-            with program("bare", address, told), ExitStack() as opened:
+            with program("bare", address, told, str(folder)), ExitStack() as opened:
                 context: Any = zmq.Context()
                 dealer = context.socket(zmq.DEALER)
                 if tcp:

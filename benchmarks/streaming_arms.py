@@ -51,8 +51,9 @@ def kernel(folder: str, host: str, *runs: str) -> None:
     server.close()
 
 
-def bare(address: str, keys: str) -> None:
-    """Answer requests with planes and nothing else: a ROUTER, with headers and payloads as the pixel server's."""
+def bare(address: str, keys: str, folder: str) -> None:
+    """Answer requests with a run's planes and nothing else: a ROUTER, with the pixel server's headers and maps."""
+    import numpy as np
     import zmq
 
     context: Any = zmq.Context()
@@ -63,7 +64,8 @@ def bare(address: str, keys: str) -> None:
         router.curve_secretkey, router.curve_publickey = pair["secret"].encode(), pair["public"].encode()
     router.bind(address)
     answer(ready=True)
-    planes = [camera_plane(seed) for seed in range(AHEAD)]
+    files = sorted(Path(folder).glob("units/*/image.*.npy"))
+    planes = [np.load(file, mmap_mode="r").view(np.ndarray)[0, 0] for file in files]
     header = bytes(120)
     while True:
         peer, request = router.recv_multipart()
@@ -71,7 +73,7 @@ def bare(address: str, keys: str) -> None:
             return
         router.send(peer, zmq.SNDMORE)
         router.send(header, zmq.SNDMORE)
-        router.send(planes[int(request) % AHEAD], copy=False)
+        router.send(planes[int(request) % len(planes)], copy=False)
 
 
 def run(plate: str, how: str) -> None:

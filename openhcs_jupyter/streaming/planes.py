@@ -31,7 +31,8 @@ class Reader:
     """Reads what announcements tell of; keeps some files mapped. Used by several threads."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[str, str, str], Array] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str, str], tuple[Array, set[tuple[int, int]]]] = OrderedDict()
+        """Stacks, with the planes whose pages were fetched."""
         self._lock = threading.Lock()
 
     def plane(self, folder: str, ready: StackReady, t: int, z: int) -> Array:
@@ -44,21 +45,24 @@ class Reader:
         """
         key = (folder, ready.file, ready.version)
         with self._lock:
-            stack = self._open.get(key)
-        if stack is None:
+            found = self._open.get(key)
+        if found is None:
             path = file_in(folder, ready.file)
             try:
-                stack = open_stack(path)
+                found = open_stack(path), set()
             except (OSError, ValueError) as error:
                 raise StreamError(f"{path} cannot be read: {error}") from error
             with self._lock:
-                self._open[key] = stack
+                self._open[key] = found
                 while len(self._open) > _KEPT_OPEN:
                     self._open.popitem(last=False)
+        stack, fetched = found
         if not (0 <= t < stack.shape[0] and 0 <= z < stack.shape[1]):
             raise StreamError(f"{ready.file} has no plane at t {t}, z {z}.")
         plane: Array = stack[t, z]
-        fetch_pages(plane)
+        if (t, z) not in fetched:
+            fetch_pages(plane)
+            fetched.add((t, z))
         return plane
 
     def table(self, folder: str, ready: TableReady) -> pa.Table:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.streaming.board import Board
-from openhcs_jupyter.streaming.codecs import choose_codec, pack, rows_of_part
+from openhcs_jupyter.streaming.codecs import choose_codec, dtype_name, pack, rows_of_part
 from openhcs_jupyter.streaming.fetching import Fetchers, Urgency
 from openhcs_jupyter.streaming.layers import LinkChanged
 from openhcs_jupyter.streaming.planes import Reader, coarse, file_in, kind_of
@@ -317,7 +317,7 @@ class PixelServer:
             id=want.id,
             session=work.session,
             version=work.version,
-            dtype=plane.dtype.name,
+            dtype=dtype_name(plane.dtype),
             shape=(plane.shape[0], plane.shape[1]),
             row=work.row,
             rows=len(part),
