@@ -109,8 +109,13 @@ lint: $(VENV)/.with-dev ## Check style, types, the floors of the house, spelling
 	$(BIN)/nbstripout --verify notebooks/*.ipynb || status=1; \
 	exit $$status
 
+# OpenHCS lives in an environment of its own: tests and benchmarks compare with it.
+.PHONY: peer
+peer: $(VENV)/.with-dev
+	@$(BIN)/python -m benchmarks.peer >/dev/null
+
 .PHONY: test
-test: system-packages omero-client ## Check everything and run all tests
+test: system-packages omero-client peer ## Check everything and run all tests
 	@status=0; $(MAKE) --no-print-directory lint || status=1; $(BIN)/python -m pytest || status=1; exit $$status
 
 # A test server only: the tests make plates and delete them. deploy/import_plates.py fills it.
