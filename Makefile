@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT := demo-output
 NOTEBOOK := notebooks/01_quickstart.ipynb
-BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming viewer widgets omero
+BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming viewer widgets omero remote
 
 .PHONY: help
 help: ## Say what there is

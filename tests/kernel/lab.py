@@ -70,9 +70,9 @@ class Lab:
             line, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False, cwd=self.laptop
         )
 
-    def install(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def install(self, *words: str, host: str = "lab") -> subprocess.CompletedProcess[str]:
         """Install the remote kernel on the laptop."""
-        line = ["install", "--remote", "lab", "--prefix", str(self.prefix), "--python", sys.executable, *words]
+        line = ["install", "--remote", host, "--prefix", str(self.prefix), "--python", sys.executable, *words]
         done = self.command(*line)
         assert done.returncode == 0, done.stderr
         return done
@@ -151,9 +151,15 @@ class Lab:
         )
         (folder / "known_hosts").write_text(f"[{self._address}]:{port} {(folder / 'host.pub').read_text()}")
         config = self.laptop / "ssh_config"
+        place = f" HostName {self._address}\n Port {port}\n User {getpass.getuser()}\n"
+        place += f" UserKnownHostsFile {folder}/known_hosts\n"
+        key = f" IdentityFile {folder}/user\n IdentitiesOnly yes\n"
         config.write_text(
-            f"Host lab\n HostName {self._address}\n Port {port}\n User {getpass.getuser()}\n"
-            f" IdentityFile {folder}/user\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known_hosts\n"
+            f"Host lab\n{place}{key}"
+            # Beyond a machine in between, with a key that an agent has.
+            f"Host beyond\n{place} ProxyJump lab\n IdentityFile none\n"
+            # Where all of the user's connections are shared already.
+            f"Host shared\n{place}{key} ControlMaster auto\n ControlPath {self.laptop}/mine\n ControlPersist 600\n"
         )
         # ssh takes the home from the system's list of users, so that its configuration is named.
         (self.laptop / "bin").mkdir()

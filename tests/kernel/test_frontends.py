@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import psutil
 import pytest
 import websocket
@@ -23,7 +24,7 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 
 from tests.engine.bench import until
 from tests.kernel.lab import Lab, can_serve, lab
-from tests.kernel.test_batch import notebook, texts
+from tests.kernel.test_batch import NOTEBOOKS, notebook, texts
 from tests.streaming.network import KERNEL_ADDRESS, can_make_networks, network
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="OpenSSH's server is not installed")
@@ -53,6 +54,21 @@ def test_nbconvert_executes_with_the_remote_kernel(made: Lab) -> None:
     done = jupyter(made, "jupyter", "nbconvert", *words, str(source))
     assert done.returncode == 0, done.stderr
     assert texts(made.laptop / "done.ipynb") == f"{made.home}\n"
+    until_nothing_is_left(made)
+
+
+def test_the_notebook_of_the_remote_kernel_runs_there(made: Lab) -> None:
+    words = ["--execute", "--ExecutePreprocessor.kernel_name=openhcs-lab", "--to", "notebook", "--output-dir", "."]
+    done = jupyter(made, "jupyter", "nbconvert", *words, str(NOTEBOOKS / "08_remote_kernel.ipynb"))
+    assert done.returncode == 0, done.stderr
+    executed = nbformat.read(made.laptop / "08_remote_kernel.ipynb", as_version=4)
+    outputs = [out for cell in executed.cells if cell.cell_type == "code" for out in cell.outputs]
+    said = "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in outputs)
+    assert f"in {made.home}" in said
+    assert "over SSH" in said
+    assert "goes on in the background" in said
+    assert "nuclei: done" in said
+    assert "nuclei can be viewed." in said
     until_nothing_is_left(made)
 
 

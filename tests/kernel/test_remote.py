@@ -168,6 +168,42 @@ def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start:
     assert kernel.run("print(1)").text.strip() == "1"
 
 
+def test_agents_and_machines_in_between_work_as_the_user_has_them(
+    made: Lab, start: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = made.laptop / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL) as process:
+        try:
+            until(agent.exists, "the agent", 10)
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+            subprocess.run(["ssh-add", "-q", str(made.folder / "user")], check=True)
+            made.install(host="beyond")
+            with started("openhcs-beyond") as kernel:
+                assert kernel.run("print(6 * 7)").text.strip() == "42"
+        finally:
+            process.terminate()
+
+
+def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab) -> None:
+    def masters() -> list[psutil.Process]:
+        return [each for each in made.left() if f"{made.laptop}/mine [mux]" in " ".join(each.cmdline())]
+
+    made.install(host="shared")
+    mine = masters()
+    assert len(mine) == 1
+    with started("openhcs-shared") as kernel:
+        linked(kernel)
+        assert kernel.run("print(6 * 7)").text.strip() == "42"
+        assert [each for each in made.left() if "[mux]" in " ".join(each.cmdline())] == mine
+        mine[0].kill()
+        until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 10)
+        linked(kernel)
+        assert kernel.run("print(6 * 7)", timeout=20).text.strip() == "42"
+    assert len(masters()) == 1
+    masters()[0].kill()
+    until(lambda: not made.left(), "the end of all processes", 15)
+
+
 JUPYTER = """
 import sys, time
 from jupyter_client.manager import KernelManager
@@ -178,22 +214,25 @@ client.start_channels()
 client.wait_for_ready(timeout=60)
 while not manager.provisioner.tunnel.is_linked:
     time.sleep(0.05)
-client.execute(sys.argv[1])
-while client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
-    pass
+for cell in sys.argv[1:]:
+    assert client.execute_interactive(cell, timeout=120)["content"]["status"] == "ok"
 print("running", flush=True)
 time.sleep(600)
 """
 
 
-def test_a_kernel_whose_client_was_killed_ends_but_not_while_it_works(made: Lab, tmp_path: Path) -> None:
+def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(made: Lab, tmp_path: Path) -> None:
     made.install("--name", "brief", "--idle-hours", str(2 / 3600))
-    gate = tmp_path / "gate"
-    cell = f"import os, time\nprint('go')\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    cell = (
+        "%%openhcs --background --plate 1 --wells A01 --fields 1\nfrom tests.viewer.functions import hold_well\n"
+        f"pipeline_steps = [Step(hold_well, {{'gates': {str(tmp_path)!r}}}, save=True)]"
+    )
     with (tmp_path / "jupyter.log").open("w") as log:
-        jupyter = psutil.Popen([sys.executable, "-c", JUPYTER, cell], stdout=subprocess.PIPE, stderr=log, text=True)
+        command = [sys.executable, "-c", JUPYTER, "%openhcs connect demo", cell]
+        jupyter = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        assert jupyter.stdout.readline() == "running\n", (tmp_path / "jupyter.log").read_text()
+        said = iter(jupyter.stdout.readline, "")
+        assert "running\n" in said, (tmp_path / "jupyter.log").read_text()
     finally:
         jupyter.kill()
         jupyter.wait()
@@ -204,9 +243,9 @@ def test_a_kernel_whose_client_was_killed_ends_but_not_while_it_works(made: Lab,
 
     worked_until = time.monotonic() + 5
     while time.monotonic() < worked_until:
-        assert kernels(), "a kernel that works was ended"
+        assert kernels(), "a kernel was ended in the middle of a run"
         time.sleep(0.2)
-    gate.touch()
+    (tmp_path / "all").touch()
     until(lambda: not kernels(), "the end of the idle kernel", 15)
     # The connection is kept for a minute; whatever the kernel was kept by is gone now.
     until(lambda: not [each for each in made.left() if "keeper" in " ".join(each.cmdline())], "the keeper's end", 20)
