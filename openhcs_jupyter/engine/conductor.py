@@ -187,7 +187,7 @@ class Conductor:
             return "cancelled", "It was cancelled; --resume goes on from here.", None
         if told and self._read_s:
             rate = self._bytes_read / self._read_s / 1e6
-            self._notice(journal, f"{self._bytes_read / 1e6:,.0f} MB were read, {rate:,.0f} MB/s by each worker.")
+            self._notice(journal, f"{self._bytes_read / 1e6:,.1f} MB were read, {rate:,.0f} MB/s by each worker.")
         failures = self._graph.failed
         if broken is not None:
             return "failed", broken.message, None

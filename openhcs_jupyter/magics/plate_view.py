@@ -66,14 +66,17 @@ def plates_view(plates: Sequence[PlateSummary], where: str) -> Rendered:
             plate.wells,
             plate.fields,
             some(plate.channels, 5),
-            render.size_text(plate.bytes),
+            render.size_text(plate.bytes) if plate.bytes else "",
             plate.format,
             plate.imported[:10],
             f"\u26a0 {len(plate.problems)}" if plate.problems else "",
         )
         for plate in plates
     ]
-    table = grid(["id", "name", "wells", "fields", "channels", "pixels", "format", "since", ""], rows)
+    heads = ["id", "name", "wells", "fields", "channels", "pixels", "format", "since", ""]
+    # What a repository does not know of any plate, such as OMERO the bytes, has no column.
+    told = [column for column, values in enumerate(zip(*rows, strict=True)) if any(map(str, values))]
+    table = grid([heads[column] for column in told], [[row[column] for column in told] for row in rows])
     title = f"{count_text(len(plates), 'plate')} in {where}"
     return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
 

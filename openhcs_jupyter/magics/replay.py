@@ -102,7 +102,7 @@ def _options(kept: Trace, repository: Repository) -> Iterator[str]:
 def _changes(record: RunRecord, repository: Repository) -> Iterator[str]:
     for name, version in record.versions.items():
         now = _version(name)
-        if now != version:
+        if (now or "unknown") != version:
             yield f"{name} was {version} and is {now or 'missing'} now."
     try:
         plate = repository.plate(record.plate_id)

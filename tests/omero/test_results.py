@@ -186,7 +186,7 @@ def test_pixels_that_came_from_files_give_the_same_results(
     assert any("through the OMERO server" in line for line in through_server.notices)
     told, rate = in_place.notices
     assert told == "4 of 4 images are read in place."
-    assert re.fullmatch(r"0 MB were read, [\d,]+ MB/s by each worker\.", rate)
+    assert re.fullmatch(r"0\.0 MB were read, [\d,]+ MB/s by each worker\.", rate)
     for well, field in (("A01", 1), ("B02", 2)):
         one, other = (done.image("mip", well=well, field=field) for done in (through_server, in_place))
         np.testing.assert_array_equal(one, other)

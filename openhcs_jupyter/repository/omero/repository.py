@@ -108,7 +108,7 @@ class OmeroRepository(Repository):
                 channels=(),
                 planes=0,
                 bytes=0,
-                format=f"OMERO, group {group}",
+                format=f"OMERO, group {group}" + (f", screen {screen_of[number]}" if number in screen_of else ""),
                 imported=_date(made),
                 source=f"screen {screen_of[number]}" if number in screen_of else "",
             )
