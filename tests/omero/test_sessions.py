@@ -19,6 +19,7 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.queries import PLATES, ask
 from tests.omero.lab import Lab
+from tests.omero_standin.sample import PASSWORDS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -129,6 +130,24 @@ def test_a_run_waits_for_a_server_that_is_away(lab: Lab, ada: OmeroRepository) -
     lab.server.start()
     waiting.join(60)
     assert done
+
+
+def test_a_session_of_omero_login_is_joined(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMERO_USERDIR", str(tmp_path / "omero"))
+    from omero.util.sessions import SessionsStore
+
+    # What `omero login` does; the command itself refuses to work for root.
+    client, *_ = SessionsStore().create(
+        "grace", PASSWORDS["grace"], {"omero.host": "127.0.0.1", "omero.port": str(lab.server.port)}
+    )
+    client.getSession().detachOnDestroy()
+    client.__del__()
+    for user in ("grace", ""):
+        address = f"omero://{user and user + '@'}127.0.0.1:{lab.server.port}"
+        with OmeroRepository(address) as repository:
+            assert repository.connection.user == "grace"
+    with pytest.raises(RepositoryError, match="no session"):
+        OmeroRepository(lab.uri("mallory")).reach()
 
 
 def test_threads_that_find_the_session_broken_join_it_once(lab: Lab, ada: OmeroRepository) -> None:

@@ -23,12 +23,13 @@ from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.groups import find_group, list_groups
 from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register
+from openhcs_jupyter.repository.omero.keys import given_key, saved_session
 from openhcs_jupyter.repository.omero.places import Place, Places
 from openhcs_jupyter.repository.omero.plates import Loaded, load_plate, part_of
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
-from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection, given_key, saved_session
+from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection
 from openhcs_jupyter.repository.omero.tracing import trace
 from openhcs_jupyter.repository.omero.zarr_pixels import ENTITY, ZarrPixels, folder_of_group
 

@@ -44,10 +44,13 @@ def write_rois(session: Any, image: int, name: str, masks: Iterable[Mask], conte
     by_label: dict[int, list[Mask]] = defaultdict(list)
     for mask in masks:
         by_label[mask.label].append(mask)
+    from omero.model import ImageI
+
     update = session.getUpdateService()
+    on = ImageI(image, False)
     ids: dict[int, int] = {}
     for batch in _batches(by_label.items()):
-        saved = update.saveAndReturnIds([_roi(image, name, shapes) for _, shapes in batch], context)
+        saved = update.saveAndReturnIds([_roi(on, name, shapes) for _, shapes in batch], context)
         ids |= {label: number for (label, _), number in zip(batch, saved, strict=True)}
     return ids
 
@@ -66,12 +69,12 @@ def _batches(items: Iterable[tuple[int, list[Mask]]]) -> Iterator[list[tuple[int
         yield batch
 
 
-def _roi(image: int, name: str, masks: list[Mask]) -> Any:
-    from omero.model import ImageI, RoiI
+def _roi(image: Any, name: str, masks: list[Mask]) -> Any:
+    from omero.model import RoiI
     from omero.rtypes import rstring
 
     roi = RoiI()
-    roi.image = ImageI(image, False)
+    roi.image = image
     roi.name = rstring(name)
     for mask in masks:
         roi.addShape(_shape(mask))

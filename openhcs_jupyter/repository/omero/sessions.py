@@ -2,79 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Self, TypeVar
-
-import msgspec
-import platformdirs
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import keeping
 from openhcs_jupyter.repository.omero.address import Address
+from openhcs_jupyter.repository.omero.keys import SESSION_KEY, SavedSession, keys_of, save_session, saved_session
 
 T = TypeVar("T")
 PATIENCE_S = 180.0
 """So long a run waits for a server that is away."""
 _KEEP_ALIVE_S = 60.0
 _PAUSE_S = 0.5
-_KEY = "OMERO_SESSION_KEY"
-_KEY_FILE = "OMERO_SESSION_KEY_FILE"
 _INSTALL = "pip install 'openhcs-jupyter[omero]'; where pip finds no wheel of Ice, see the page on OMERO."
-
-
-class SavedSession(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process leaves for those that join its session: workers, a kernel that starts again."""
-
-    key: str
-    user: str
-    group: int
-
-
-def session_file(address: Address) -> Path:
-    """Return where the key of a session is kept, readable by its owner only."""
-    folder = Path(platformdirs.user_state_dir("openhcs-jupyter"))
-    name = f"{address.host}_{address.port}_{address.user}".replace("/", "_").replace(":", "_")
-    return folder / "omero" / f"{name}.json"
-
-
-def save_session(address: Address, session: SavedSession) -> None:
-    """Write a session's key, for this user's other processes."""
-    path = session_file(address)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(msgspec.json.encode(session))
-    partial.replace(path)
-
-
-def saved_session(address: Address) -> SavedSession | None:
-    """Return the session whose key was kept, if any."""
-    path = session_file(address)
-    with suppress(OSError, msgspec.MsgspecError):
-        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o077:
-            return msgspec.json.decode(path.read_bytes(), type=SavedSession)
-    return None
-
-
-def given_key() -> str | None:
-    """Return the session key that the environment, or the file it names, gives to a batch run."""
-    if key := os.environ.get(_KEY):
-        return key.strip()
-    if name := os.environ.get(_KEY_FILE):
-        path = Path(name)
-        try:
-            if path.stat().st_mode & 0o077:
-                raise RepositoryError(f"{path} holds a session key and others may read it.", f"chmod 600 {path}")
-            return path.read_text().strip()
-        except OSError as error:
-            raise RepositoryError(f"The session key in {path} cannot be read: {error.strerror}.") from error
-    return None
 
 
 class UnreachableError(RepositoryError):
@@ -237,14 +181,12 @@ class Connection:
             if not self._join(self._only):
                 raise SessionEndedError(f"The session with {self.address.uri} has ended.", "Connect again.")
             return
-        saved = saved_session(self.address)
-        for key in filter(None, (given_key(), saved.key if saved else None)):
-            if self._join(key):
-                return
+        if any(self._join(key) for key in keys_of(self.address)):
+            return
         if password is None:
             raise SessionEndedError(
                 f"There is no session with {self.address.uri} that can be joined.",
-                f"Connect once: %openhcs connect {self.address.uri}, or set {_KEY}.",
+                f"Connect once: %openhcs connect {self.address.uri}, or set {SESSION_KEY}.",
             )
         if not self.address.user:
             raise RepositoryError(f"{self.address.uri} names no user.", "Write omero://USER@HOST.")
