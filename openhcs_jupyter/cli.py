@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,6 +188,8 @@ def _install_remote(arguments: argparse.Namespace, prefix: str | None) -> int:
     from openhcs_jupyter.kernel.remote import install_remote, look
     from openhcs_jupyter.kernel.ssh import Host
 
+    if find_spec("sshpyk") is None:
+        raise UsageError("Remote kernels need sshpyk.", "Install it here: pip install 'openhcs-jupyter[remote]'.")
     host = Host(arguments.remote, "install")
     try:
         probe = look(host, arguments.python)

@@ -28,6 +28,14 @@ def can_serve() -> bool:
     return SSHD is not None and shutil.which("ssh") is not None
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command; empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 class Lab:
     """Two homes, and an SSH server that gives the second one."""
 
@@ -124,6 +132,10 @@ class Lab:
             if homes in (str(self.laptop), str(self.home)) or str(self.folder) in words:
                 found.append(process)
         return found
+
+    def named(self, text: str) -> list[psutil.Process]:
+        """List those of `left` whose command has a text in it."""
+        return [process for process in self.left() if text in command_of(process)]
 
     def _keys(self) -> None:
         folder = self.folder

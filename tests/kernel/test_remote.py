@@ -15,7 +15,7 @@ import pytest
 
 from tests.engine.bench import until
 from tests.jupyter import TIMEOUT_S, Kernel
-from tests.kernel.lab import Lab, can_serve, lab, started
+from tests.kernel.lab import Lab, can_serve, command_of, lab, started
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="OpenSSH's server is not installed")
 
@@ -105,7 +105,7 @@ def test_nobody_else_on_the_server_reaches_the_kernel(made: Lab, start: Callable
     assert content["transport"] == "ipc"
     assert file.stat().st_mode & 0o077 == 0
     assert Path(content["ip"]).parent.stat().st_mode & 0o077 == 0
-    assert content["key"] not in " ".join(" ".join(each.cmdline()) for each in made.left())
+    assert content["key"] not in " ".join(map(command_of, made.left()))
 
 
 def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: Callable[..., Kernel]) -> None:
@@ -118,7 +118,7 @@ def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: 
     assert kernel.manager.is_alive()
     linked(kernel)
     assert kernel.run("print(kept)", timeout=20).text.strip() == "42"
-    master = [each for each in made.left() if "[mux]" in " ".join(each.cmdline())]
+    master = made.named("[mux]")
     assert len(master) == 1
     master[0].kill()
     until(lambda: not tunnel.is_linked, "the end of the connection to be noticed", 10)
@@ -186,7 +186,7 @@ def test_agents_and_machines_in_between_work_as_the_user_has_them(
 
 def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab) -> None:
     def masters() -> list[psutil.Process]:
-        return [each for each in made.left() if f"{made.laptop}/mine [mux]" in " ".join(each.cmdline())]
+        return made.named(f"{made.laptop}/mine [mux]")
 
     made.install(host="shared")
     mine = masters()
@@ -194,7 +194,7 @@ def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab) -> 
     with started("openhcs-shared") as kernel:
         linked(kernel)
         assert kernel.run("print(6 * 7)").text.strip() == "42"
-        assert [each for each in made.left() if "[mux]" in " ".join(each.cmdline())] == mine
+        assert made.named("[mux]") == mine
         mine[0].kill()
         until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 10)
         linked(kernel)
@@ -232,14 +232,14 @@ def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(ma
         jupyter = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         said = iter(jupyter.stdout.readline, "")
-        assert "running\n" in said, (tmp_path / "jupyter.log").read_text()
+        assert any(line.endswith("running\n") for line in said), (tmp_path / "jupyter.log").read_text()
     finally:
         jupyter.kill()
         jupyter.wait()
         jupyter.stdout.close()
 
     def kernels() -> list[psutil.Process]:
-        return [each for each in made.left() if "ipykernel_launcher" in " ".join(each.cmdline())]
+        return made.named("ipykernel_launcher")
 
     worked_until = time.monotonic() + 5
     while time.monotonic() < worked_until:
@@ -248,7 +248,7 @@ def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(ma
     (tmp_path / "all").touch()
     until(lambda: not kernels(), "the end of the idle kernel", 15)
     # The connection is kept for a minute; whatever the kernel was kept by is gone now.
-    until(lambda: not [each for each in made.left() if "keeper" in " ".join(each.cmdline())], "the keeper's end", 20)
+    until(lambda: not made.named("kernel.keeper"), "the keeper's end", 20)
     assert not list((made.home / "jupyter" / "runtime").iterdir())
     for each in made.left():
         each.kill()

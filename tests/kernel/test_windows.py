@@ -36,7 +36,7 @@ def made(screen: dict[str, str]) -> Iterator[Lab]:
 
 
 def viewers(made: Lab) -> list[psutil.Process]:
-    return [each for each in made.left() if "viewer" in each.cmdline()]
+    return made.named("openhcs_jupyter.cli viewer")
 
 
 def test_the_viewer_opens_here_and_outlives_cuts_and_restarts(made: Lab, screen: dict[str, str]) -> None:
