@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import itertools
 import keyword
 import math
 import pathlib
@@ -24,7 +25,7 @@ from openhcs_jupyter.pipeline._openhcs_plain import plain_step
 from openhcs_jupyter.pipeline._origins import inner_of, statement_of, within
 from openhcs_jupyter.pipeline._packages import holder_of, module_dict, place_of
 from openhcs_jupyter.pipeline.openhcs import FunctionStep, is_function_step
-from openhcs_jupyter.pipeline.step import Step
+from openhcs_jupyter.pipeline.step import Step, function_name
 
 _LONGEST = 20_000
 """Characters of a constant; more is data and belongs in a file."""
@@ -80,7 +81,7 @@ class Writer:
         if annotations_stay_unread(self.namespace):
             futures.add("from __future__ import annotations")
         texts = (f"\n{text}" if "\n" in text else text for text in self.texts)
-        return "\n".join([*sorted(futures), *sorted(self.imports), *texts])
+        return "\n".join([*sorted(futures), *_together(self.imports), *texts])
 
     def write(self, name: str, namespace: Mapping[str, Any] | None = None) -> None:
         """Write what a name stands for, once."""
@@ -199,7 +200,12 @@ class Writer:
         if getattr(builtins, own, None) is value:
             return str(own)
         if (found := _importable(value)) is not None:
-            self.imports.add(f"import {found[0]}")
+            module, path = found
+            if path == own and self._is_free(own):
+                self._taken[own] = value
+                self.imports.add(f"from {module} import {own}")
+                return str(own)
+            self.imports.add(f"import {module}")
             return ".".join(found)
         if home is not None and home is not self.namespace and home.get(own) is value and own not in self._taken:
             self.write(own, home)
@@ -286,6 +292,8 @@ class Writer:
         tree = within(definition, factory, tuple(held))
         given = ", ".join(f"{variable}={text}" for variable, text in held.items())
         lines = [ast.unparse(tree), f"{name} = {factory}({given})"]
+        if value.__name__ != value.__code__.co_name:
+            lines.append(f"{name}.__name__ = {value.__name__!r}")  # as functools.wraps does
         lines += [f"{name}.{key} = {said(item, f'whose attribute {key!r}')}" for key, item in attributes.items()]
         self._take(compile(tree, "<cell>", "exec", dont_inherit=True), "\n".join(lines), value.__globals__)
 
@@ -302,16 +310,12 @@ class Writer:
 
     def _fresh(self, base: str) -> str:
         """Return a name that stands for nothing yet."""
-        names = [base, *(f"{base}_{number}" for number in range(2, 2 + len(self._taken)))]
-        return next(
-            name
-            for name in (*names, f"{base}_")
-            if name not in self._taken
-            and name not in self.namespace
-            and name not in self.bound
-            and not hasattr(builtins, name)
-            and not keyword.iskeyword(name)
-        )
+        names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+        return next(name for name in names if self._is_free(name))
+
+    def _is_free(self, name: str) -> bool:
+        known = name in self._taken or name in self.namespace or name in self.bound or hasattr(builtins, name)
+        return name.isidentifier() and not known and not keyword.iskeyword(name)
 
     def _say_fields(self, value: Any, fields: Iterable[str], depth: int) -> str:
         said = []
@@ -328,9 +332,20 @@ class Writer:
         if step.params:
             said.append(_located(say, step.params, "params"))
         plain: dict[str, object] = {"stack": None, "channel": None, "inputs": {}, "outputs": (), "save": False}
+        if step.name != function_name(step.function):
+            plain["name"] = None
         options = [name for name, default in plain.items() if getattr(step, name) != default]
-        said += [f"{name}={say(getattr(step, name))}" for name in (*options, "name")]
+        said += [f"{name}={say(getattr(step, name))}" for name in options]
         return f"{self.refer(Step)}({', '.join(said)})"
+
+
+def _together(imports: Iterable[str]) -> list[str]:
+    """Import what comes from one module in one line."""
+    of: dict[str, list[str]] = {}
+    for line in sorted(imports):
+        module, _, names = line.partition(" import ")
+        of.setdefault(module if names else line, []).append(names)
+    return [f"{module} import {', '.join(names)}" if names[0] else module for module, names in of.items()]
 
 
 def _located(say: Callable[[Any], str], item: object, where: str) -> str:
