@@ -20,9 +20,8 @@ from openhcs_jupyter.pipeline.modules import modules_of, write_modules
 from openhcs_jupyter.pipeline.source import SourceError, capture_ahead
 
 _HINT = (
-    "Make it within the cell, or load it inside the function that uses it: the path of its file, as the server sees "
-    "it, can be a parameter. Numbers, texts, and lists and dicts of them can be sent; functions and classes go along, "
-    "those of modules beside the notebook too."
+    "Make it within the cell that is sent, or load it inside the function that uses it:\n"
+    "the path of its file, as the server sees it, can be a parameter."
 )
 _LONGEST = 3_000_000
 """Characters of all source together."""
