@@ -135,7 +135,7 @@ def test_jobs_of_a_server_are_sent_left_and_found_again(environment: dict[str, s
     assert "3 jobs on here" in page
     assert page.count(" done, 12 units in ") == 2
     assert "((1, 2, 1," in page
-    assert "&#39;done&#39;]" in page
+    assert "'running', 'done']" in page
 
 
 @pytest.mark.parametrize("path", sorted(_NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
