@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT := demo-output
 NOTEBOOK := notebooks/01_quickstart.ipynb
-BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming viewer widgets omero remote
+BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming fuzz viewer widgets omero remote
 
 .PHONY: help
 help: ## Say what there is
@@ -125,7 +125,7 @@ test-omero: omero-client ## Run the tests of OMERO on a server: OMERO_HOST=... [
 	@OMERO_HOST="$(OMERO_HOST)" OMERO_PORT="$(or $(OMERO_PORT),4064)" $(BIN)/python -m pytest tests/omero
 
 .PHONY: bench
-bench: omero-client ## Run all benchmarks; each ends with a line of JSON
+bench: omero-client $(VENV)/.with-fuzz ## Run all benchmarks; each ends with a line of JSON
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 .PHONY: docs
