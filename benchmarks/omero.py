@@ -90,9 +90,10 @@ class Lab:
     def __init__(self, folder: Path, wells: int, full: tuple[int, int]) -> None:
         sample = Sample(folder)
         names = tuple(well_name(0, number) for number in range(wells))
+        twice = tuple(well_name(0, number) for number in range(2 * wells))  # with four fields each, as the demo's plate
         self.read, _ = sample.plate("read", wells=names, fields=2, z=SLICES, size=(SIZE, SIZE))
         self.run, made = sample.plate(
-            "run", wells=names, fields=2, z=SLICES, size=(540, 540), imported=True, write=write_cells
+            "run", wells=twice, fields=4, z=SLICES, size=(540, 540), imported=True, write=write_cells
         )
         self.run_folder = made.folder
         full_names = tuple(well_name(number // 24, number % 24) for number in range(full[0]))

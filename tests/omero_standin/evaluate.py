@@ -189,6 +189,11 @@ class Evaluator:
                 )
                 yield from (record for record in found if record is not None and self._sees(record))
                 return
+            if len(parts) == 2 and parts[1] == "id" and condition.sign == "=":
+                referring = self._store.with_reference(entity, parts[0], next(iter(values)))
+                if referring is not None:
+                    yield from filter(self._sees, referring)
+                    return
         yield from (record for record in self._store.all(entity) if self._sees(record))
 
     def _joined(self, join: Join, row: Row) -> Iterator[tuple[Record | None, int | None]]:

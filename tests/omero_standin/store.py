@@ -70,6 +70,8 @@ class Store:
         self.lock = threading.RLock()
         self._records: dict[str, dict[int, Record]] = defaultdict(dict)
         self._children: dict[tuple[str, str, Key], dict[int, None]] = defaultdict(dict)
+        self._targets: dict[tuple[str, str], set[str]] = defaultdict(set)
+        """By kind and attribute: the kinds to which it refers."""
         self._last: dict[str, int] = defaultdict(int)
         self._pending: list[tuple[str, Any]] = []
         self._load(log)
@@ -144,6 +146,15 @@ class Store:
         found = self._children.get((root, collection.inverse, key), {})
         return [records[number] for number in found if schema.is_a(records[number].kind, collection.child)]
 
+    def with_reference(self, kind: str, name: str, number: int) -> list[Record] | None:
+        """List the records of a kind whose attribute refers to an id; None where it refers to nothing at all."""
+        root = schema.root_of(kind)
+        targets = self._targets.get((root, name))
+        if targets is None:
+            return None
+        found = [one for target in targets for one in self._children.get((root, name, (target, number)), {})]
+        return [record for one in sorted(found) if schema.is_a((record := self._records[root][one]).kind, kind)]
+
     def referring(self, key: Key) -> Iterator[tuple[Record, str]]:
         """Iterate over the records that refer to one, and the attribute by which they do."""
         for (root, name, target), numbers in list(self._children.items()):
@@ -160,6 +171,7 @@ class Store:
             if isinstance(value, Ref):
                 place = (root, name, value.key)
                 kept.add(place)
+                self._targets[root, name].add(value.key[0])
                 self._children[place][record.id] = None
         if old is not None:
             self._forget(old, kept)
