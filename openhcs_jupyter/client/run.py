@@ -258,7 +258,9 @@ class RemoteRun(Run):
         """Say in a few lines how the run ended."""
         if self.is_planned:
             return super().summary()
-        return f"Run {self.name} (job {self.id}) is {self.state}" + (f": {self.message}" if self.message else "")
+        return f"Run {self.name} (job {self.id}) {told_state(self.state)}" + (
+            f": {self.message}" if self.message else ""
+        )
 
     def log(self) -> str:
         """Return what the job's processes have written to their output."""
@@ -343,3 +345,8 @@ class RemoteRun(Run):
 
     def _require(self, spec: ResultSpec, keys: Sequence[str]) -> None:
         """Nothing is checked here: what is missing shows when it is fetched."""
+
+
+def told_state(state: p.JobState) -> str:
+    """Say how a job stands, as the end of a sentence."""
+    return {"failed": "has failed", "needs_login": "needs a login"}.get(state, f"is {state}")

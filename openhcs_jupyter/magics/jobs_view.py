@@ -62,7 +62,9 @@ def job_view(run: RemoteRun) -> Rendered:
 
 def state_view(run: RemoteRun, job: Job | None = None) -> Rendered:
     """Say in a line how a job stands that is not compiled yet."""
-    told = f"{run.name}: job {run.id} on {run.server} is {run.state.replace('_', ' ')}"
+    from openhcs_jupyter.client.run import told_state
+
+    told = f"{run.name}: job {run.id} on {run.server} {told_state(run.state)}"
     if job is not None and job.ahead:
         told += f", {count_text(job.ahead, 'job')} before it"
     if run.message:
