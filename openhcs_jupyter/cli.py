@@ -98,7 +98,7 @@ def _parser() -> OptionParser:
         metavar="N",
         type=float,
         default=12.0,
-        help="with --remote: a kernel that nobody has reached for so long, and that has nothing to do, ends",
+        help="with --remote: a kernel that nobody has reached for so long, and that has nothing to do, ends; 0: never",
     )
     uninstall = add("uninstall", _uninstall, "Remove the kernel from Jupyter.")
     uninstall.add_argument("--name", default="openhcs", help="name of the kernelspec")
@@ -188,6 +188,8 @@ def _install_remote(arguments: argparse.Namespace, prefix: str | None) -> int:
     from openhcs_jupyter.kernel.remote import install_remote, look
     from openhcs_jupyter.kernel.ssh import Host
 
+    if arguments.idle_hours < 0:
+        raise UsageError("--idle-hours cannot be negative", "0 lets a forgotten kernel run for ever.")
     if find_spec("sshpyk") is None:
         raise UsageError("Remote kernels need sshpyk.", "Install it here: pip install 'openhcs-jupyter[remote]'.")
     host = Host(arguments.remote, "install")

@@ -36,7 +36,7 @@ class Line:
     path
         Of the socket.
     idle_s
-        After so long without a laptop and without work the kernel ends.
+        After so long without a laptop and without work the kernel ends; 0 is never.
     is_busy
         Tells whether something runs.
     end
@@ -99,7 +99,7 @@ class Line:
                 now = time.monotonic()
                 if self.is_attached or self._is_busy():
                     self._needed = now
-                elif now - self._needed > self._idle_s:
+                elif 0 < self._idle_s < now - self._needed:
                     self._end()
                     return
 

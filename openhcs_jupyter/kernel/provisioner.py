@@ -35,7 +35,9 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
     """
 
     idle_hours = Float(
-        IDLE_HOURS, config=True, help="After so long without this client, and without work, the kernel ends."
+        IDLE_HOURS,
+        config=True,
+        help="After so long without this client and without work the kernel ends; 0: never.",
     )
     folder = Unicode("", config=True, help="Where the kernel works on its machine; empty is the home.")
 

@@ -72,6 +72,11 @@ class Relay:
                 self._held, self._first = [], None
             self._until = time.monotonic() + _PATIENCE_S
 
+    def wait_on(self) -> None:
+        """Be patient for longer: the kernel is being asked."""
+        with self._lock:
+            self._until = time.monotonic() + _PATIENCE_S
+
     def resume_from(self, first: str) -> None:
         """Go on from the message of this signature: the kernel has sent again what followed it."""
         with self._lock:

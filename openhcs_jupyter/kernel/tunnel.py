@@ -159,6 +159,7 @@ class Tunnel:
                     self._take(line, word)
             now = time.monotonic()
             if self._relay.is_holding and now - asked >= _ASK_S:
+                self._relay.wait_on()
                 line.sendall(encode(Again(since=self._relay.last)))
                 asked = now
             if now - pinged >= PING_S - 0.1:

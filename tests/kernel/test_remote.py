@@ -41,7 +41,7 @@ def start(made: Lab) -> Iterator[Callable[..., Kernel]]:
 
 
 def linked(kernel: Kernel) -> None:
-    until(lambda: kernel.manager.provisioner.tunnel.is_linked, "the line to the kernel", 15)
+    until(lambda: kernel.manager.provisioner.tunnel.is_linked, "the line to the kernel", 30)
 
 
 def test_the_kernelspec_names_the_machine_and_its_python(made: Lab) -> None:
@@ -114,7 +114,7 @@ def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: 
     kernel.run("kept = 42")
     tunnel = kernel.manager.provisioner.tunnel
     made.cut()
-    until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
+    until(lambda: not tunnel.is_linked, "the cut to be noticed", 20)
     assert kernel.manager.is_alive()
     linked(kernel)
     assert kernel.run("print(kept)", timeout=20).text.strip() == "42"
@@ -137,7 +137,7 @@ def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable
         pass
     for _ in range(3):
         made.cut()
-        until(lambda: not tunnel.is_linked, "the cut to be noticed", 10)
+        until(lambda: not tunnel.is_linked, "the cut to be noticed", 20)
         linked(kernel)
     printed = kernel.collect(request, 30).text.split()
     assert printed == [str(n) for n in range(int(printed[0]), 60)] + ["the", "end"]
@@ -157,7 +157,7 @@ def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start:
     while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
         pass
     made.stop()
-    until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 10)
+    until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
     gate.touch()
     until(ended.exists, "the end of the cell")
     assert kernel.manager.is_alive()
@@ -196,7 +196,7 @@ def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab) -> 
         assert kernel.run("print(6 * 7)").text.strip() == "42"
         assert made.named("[mux]") == mine
         mine[0].kill()
-        until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 10)
+        until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
         linked(kernel)
         assert kernel.run("print(6 * 7)", timeout=20).text.strip() == "42"
     assert len(masters()) == 1
