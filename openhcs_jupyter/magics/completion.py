@@ -110,6 +110,7 @@ _KINDS = {
     "channels": "channels",
     "resume": "runs",
     "device": "devices",
+    "server": "servers",
 }
 _POSITIONALS = {
     "connect": ("repositories",),
@@ -122,6 +123,10 @@ _POSITIONALS = {
     "cache": ("clear",),
     "plan": ("runs",),
     "view": ("runs",),
+    "resume": ("jobs",),
+    "park": ("jobs",),
+    "log": ("jobs",),
+    "server": ("actions", "servers"),
     "config": ("settings",),
     "functions": ("functions",),
     "help": ("topics",),
@@ -148,7 +153,14 @@ def _values(state: State, kind: str, words: list[str]) -> list[str]:
         from openhcs_jupyter.topology import discover
 
         return ["auto", "cpu", "gpu", *(device.id for device in discover().devices)]
+    if kind == "servers":
+        from openhcs_jupyter.client import profile_names
+
+        return profile_names()
+    if kind == "jobs":
+        return state.job_names()
     fixed = {
+        "actions": ["status", "list", "add", "remove"],
         "clear": ["clear"],
         "repositories": ["default", "demo"],
         "settings": list(Settings.__struct_fields__),

@@ -12,7 +12,7 @@ from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, until_stopped
 from openhcs_jupyter.magics.jobs_view import jobs_view, profiles_view, server_view, state_view
-from openhcs_jupyter.magics.remote import Show, follow_jobs, source_of, submit, submitted_view
+from openhcs_jupyter.magics.remote import LineStates, StateDisplay, follow_jobs, source_of, submit, submitted_view
 from openhcs_jupyter.magics.render import Rendered, show
 from openhcs_jupyter.magics.servers import Servers, add_profile
 from openhcs_jupyter.magics.state import State
@@ -118,27 +118,32 @@ async def _follow(
         source = state.sources[run.id]
         return display_for(state.shell, source, quiet=options.quiet, pictures=options.preview is not None)
 
-    def states() -> Show:
-        return _state_display(state, quiet=options.quiet)
+    def states() -> StateDisplay:
+        return _states(state, quiet=options.quiet)
 
     with reported(state.sources.get(runs[0].id)):
         await follow_jobs(runs, display_of, states, pause, stop_run=stop_run)
 
 
-def _state_display(state: State, *, quiet: bool) -> Show:
-    """Return what shows in one place how a job stands; lines where nobody looks."""
+def _states(state: State, *, quiet: bool) -> StateDisplay:
     if quiet:
-        return lambda _: None
-    if not is_watched(state.shell):
-        return lambda rendered: print(rendered.text, flush=True)  # noqa: T201
-    handles: list[Any] = []
+        return LineStates(lambda _: None)
+    return _StateWidget() if is_watched(state.shell) else LineStates(lambda line: print(line, flush=True))  # noqa: T201
 
-    def show_state(rendered: Rendered) -> None:
+
+class _StateWidget:
+    """States in one place of the cell's output."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, rendered: Rendered) -> None:
+        """Show it in place of what was shown before."""
         from IPython.display import display
 
-        if handles:
-            handles[0].update(rendered.bundle(), raw=True)
+        if self._handle is None:
+            self._handle = display(rendered.bundle(), raw=True, display_id=True)
         else:
-            handles.append(display(rendered.bundle(), raw=True, display_id=True))
+            self._handle.update(rendered.bundle(), raw=True)
 
-    return show_state
+    begin = show

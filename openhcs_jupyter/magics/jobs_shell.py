@@ -133,7 +133,7 @@ def _server(arguments: argparse.Namespace) -> int:
 def _followed(runs: list[RemoteRun], source: Source | None, *, quiet: bool = False) -> bool:
     from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
     from openhcs_jupyter.magics.follow import blocking, run_blocking
-    from openhcs_jupyter.magics.remote import follow_jobs, source_of
+    from openhcs_jupyter.magics.remote import LineStates, follow_jobs, source_of
     from openhcs_jupyter.magics.views import run_view, view_of
 
     def display_of(run: RemoteRun) -> Display:
@@ -142,8 +142,8 @@ def _followed(runs: list[RemoteRun], source: Source | None, *, quiet: bool = Fal
 
         return QuietDisplay(result) if quiet else LineDisplay(_say, result)
 
-    def states() -> Callable[[object], None]:
-        return (lambda _: None) if quiet else (lambda rendered: _say(str(rendered)))
+    def states() -> LineStates:
+        return LineStates((lambda _: None) if quiet else _say)
 
     try:
         run_blocking(follow_jobs(runs, display_of, states, blocking, stop_run=source is not None))

@@ -72,6 +72,12 @@ def state_view(run: RemoteRun, job: Job | None = None) -> Rendered:
     return Rendered(told, render.card(render.escape(told.partition("\n")[0]), _rest(told), color=render.GREY))
 
 
+def job_line(run: RemoteRun) -> Rendered:
+    """Name a job, for above its run."""
+    told = f"job {run.id} on {run.server}"
+    return Rendered(told, f'<div style="font-size:12px">{render.faint(told)}</div>')
+
+
 def server_view(name: str, said: ServerIs) -> Rendered:
     """Show how a server is: jobs, cores, GPUs, memory."""
     jobs = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(said.jobs.items())) or "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -12,7 +12,7 @@ from openhcs_jupyter.door import CellError, RunOptions, Source
 from openhcs_jupyter.errors import RunError, ServerError, UsageError
 from openhcs_jupyter.magics.errors import RunInterrupted
 from openhcs_jupyter.magics.follow import Pause, raise_if_failed, until_stopped
-from openhcs_jupyter.magics.jobs_view import state_view
+from openhcs_jupyter.magics.jobs_view import job_line, state_view
 from openhcs_jupyter.magics.render import Rendered, card, code, escape
 from openhcs_jupyter.magics.variables import SELECTED
 from openhcs_jupyter.widgets.session import session
@@ -23,7 +23,36 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.1
 _STOPPED_S = 3.0
-Show = Callable[[Rendered], None]
+
+
+class StateDisplay(Protocol):
+    """Shows how a job stands that is not compiled yet."""
+
+    def show(self, rendered: Rendered) -> None:
+        """Show it, in place of what was shown before."""
+
+    def begin(self, rendered: Rendered) -> None:
+        """Make room for the run: only this stays."""
+
+
+class LineStates:
+    """States as lines.
+
+    Parameters
+    ----------
+    write
+        Takes one line.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def show(self, rendered: Rendered) -> None:
+        """Write it."""
+        self._write(rendered.text)
+
+    def begin(self, rendered: Rendered) -> None:
+        """Write nothing: the run tells of itself."""
 
 
 def submit(
@@ -97,7 +126,7 @@ def submitted_view(runs: Sequence[RemoteRun], command: str = "%openhcs") -> Rend
 async def follow_jobs(
     runs: Sequence[RemoteRun],
     display_of: Callable[[RemoteRun], Display],
-    states: Callable[[], Show],
+    states: Callable[[], StateDisplay],
     pause: Pause,
     *,
     stop_run: bool = True,
@@ -111,7 +140,7 @@ async def follow_jobs(
     display_of
         Makes the display of one that is compiled.
     states
-        Makes what shows, in one place, how one stands that is not.
+        Makes what shows how one stands that is not.
     pause
         How to wait.
     stop_run
@@ -146,10 +175,10 @@ async def follow_jobs(
 class _Shown:
     """One job on the screen."""
 
-    def __init__(self, run: RemoteRun, display_of: Callable[[RemoteRun], Display], show: Show) -> None:
+    def __init__(self, run: RemoteRun, display_of: Callable[[RemoteRun], Display], states: StateDisplay) -> None:
         self.run = run
         self._display_of = display_of
-        self._show = show
+        self._states = states
         self._told = ""
         self.display: Display | None = None
         self._ended = False
@@ -164,6 +193,8 @@ class _Shown:
                 self._say_state()
                 self._ended = ended
                 return ended
+            if self._told:
+                self._states.begin(job_line(self.run))
             self.display = self._display_of(self.run)
         if ended:
             self.display.finish(self.run)
@@ -187,7 +218,7 @@ class _Shown:
         said = state_view(self.run, self.run.known_job())
         if said.text != self._told:
             self._told = said.text
-            self._show(said)
+            self._states.show(said)
 
 
 def raise_if_not_compiled(run: RemoteRun) -> None:

@@ -165,6 +165,13 @@ class State:
         found = (run for run in (*self.runs.values(), *self._going_on.values()) if run.id == name)
         return as_job(self.runs.get(name) or next(found, None))
 
+    def job_names(self) -> list[str]:
+        """List the variables that hold jobs, and the ids of these jobs."""
+        from openhcs_jupyter.magics.servers import as_job
+
+        jobs = [(name, run) for name, run in self.runs.items() if as_job(run) is not None]
+        return [*(name for name, _ in jobs), *(run.id for _, run in jobs)]
+
     def run_names(self) -> list[str]:
         """List what `run` takes: variables, then ids from the store, the newest first."""
         store = self.repository.runs_folder
