@@ -26,8 +26,9 @@ def profile_of(server: ServerProcess, **values: object) -> Profile:
         "host": server.invitation.host,
         "port": server.invitation.port,
         "key": server.invitation.key,
-        "token": server.token,
     }
+    if "omero" not in values:
+        given["token"] = server.token
     return Profile(**(given | values))
 
 

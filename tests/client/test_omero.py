@@ -23,7 +23,7 @@ from tests.server.test_omero import lab, server  # noqa: F401 - fixtures
 @pytest.fixture
 def ada(server: ServerProcess, lab: Lab) -> Iterator[RemoteOrchestrator]:  # noqa: F811
     """Return ada's connection; she is asked for her password once."""
-    profile = profile_of(server, omero=lab.uri("ada"), token="")
+    profile = profile_of(server, omero=lab.uri("ada"))
     with RemoteOrchestrator(profile=profile, password=PASSWORDS.__getitem__) as made:
         yield made
 
@@ -44,7 +44,7 @@ def test_who_cannot_log_in_or_is_not_served_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert ada.ping()
-    grace = profile_of(server, omero=lab.uri("grace"), token="")
+    grace = profile_of(server, omero=lab.uri("grace"))
     with pytest.raises(RepositoryError, match="no session"):
         RemoteOrchestrator(profile=grace)
     with (
