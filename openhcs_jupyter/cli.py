@@ -401,8 +401,16 @@ def _broker(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.server.command import serve
+    from openhcs_jupyter.server.command import folder_of, serve
 
+    if arguments.status:
+        from openhcs_jupyter.client import RemoteOrchestrator
+        from openhcs_jupyter.client.profiles import profile_of_folder
+        from openhcs_jupyter.magics.jobs_view import server_view
+
+        folder = folder_of(arguments)
+        with RemoteOrchestrator(profile=profile_of_folder("server", folder)) as server:
+            return _show(server_view(str(folder), server.server()))
     serve(arguments)
     return 0
 

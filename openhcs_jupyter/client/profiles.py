@@ -9,6 +9,7 @@ import msgspec
 
 from openhcs_jupyter.config import config_file
 from openhcs_jupyter.errors import StreamError, UsageError
+from openhcs_jupyter.server.identity import read_token
 from openhcs_jupyter.streaming.keys import Invitation, private_folder, read_private, write_private
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -59,6 +60,21 @@ def profile_of(name: str, invitation: Invitation, *, token: str = "", omero: str
             "Give --token FILE, a file that the server made, or --omero omero://USER@HOST: one of them.",
         )
     return Profile(name=name, host=invitation.host, port=invitation.port, key=invitation.key, token=token, omero=omero)
+
+
+def profile_of_folder(name: str, folder: Path, *, omero: str = "") -> Profile:
+    """Make a profile of a server of this machine, by what it keeps in its folder.
+
+    Raises
+    ------
+    UsageError
+        If no server that this user may use keeps its files there.
+    """
+    try:
+        invitation = read_private(folder / "server.json", Invitation)
+    except StreamError as error:
+        raise UsageError(error.message, "Name the folder that openhcs-jupyter serve prints.") from None
+    return profile_of(name, invitation, token="" if omero else read_token(folder / "token"), omero=omero)
 
 
 def save_profile(profile: Profile) -> Path:

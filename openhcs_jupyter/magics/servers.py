@@ -90,25 +90,23 @@ def add_profile(arguments: argparse.Namespace) -> Profile:
         If something is missing, or does not fit.
     """
     from openhcs_jupyter.client import save_profile
-    from openhcs_jupyter.client.profiles import profile_of
+    from openhcs_jupyter.client.profiles import profile_of, profile_of_folder
     from openhcs_jupyter.errors import StreamError
     from openhcs_jupyter.server.identity import read_token
-    from openhcs_jupyter.streaming.keys import Invitation, read_invitation, read_private
+    from openhcs_jupyter.streaming.keys import read_invitation
 
     how = "server add NAME LINE --token FILE, or --omero URI; on the server's machine: server add NAME --folder FOLDER"
     if not arguments.name or bool(arguments.line) == bool(arguments.folder):
         raise UsageError("A server's name and its line, or its folder, are needed", how)
-    token = ""
-    try:
-        if arguments.folder:
-            folder = Path(arguments.folder).expanduser()
-            invitation = read_private(folder / "server.json", Invitation)
-            token = read_token(folder / "token")
-        else:
+    omero = arguments.omero or ""
+    if arguments.folder:
+        profile = profile_of_folder(arguments.name, Path(arguments.folder).expanduser(), omero=omero)
+    else:
+        try:
             invitation = read_invitation(arguments.line)
-            token = read_token(Path(arguments.token).expanduser()) if arguments.token else ""
-    except StreamError as error:
-        raise UsageError(error.message, f"openhcs-jupyter serve prints the line. {how}") from None
-    profile = profile_of(arguments.name, invitation, token=token, omero=arguments.omero or "")
+        except StreamError as error:
+            raise UsageError(error.message, f"openhcs-jupyter serve prints the line. {how}") from None
+        token = read_token(Path(arguments.token).expanduser()) if arguments.token else ""
+        profile = profile_of(arguments.name, invitation, token=token, omero=omero)
     save_profile(profile)
     return profile

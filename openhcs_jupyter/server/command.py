@@ -11,6 +11,7 @@ from openhcs_jupyter.server.settings import read_settings
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """Add what stands behind ``serve``."""
+    parser.add_argument("--status", action="store_true", help="say how the server is that runs, and start none")
     parser.add_argument("--config", metavar="FILE", type=Path, help="the server's settings, TOML; options win")
     parser.add_argument("--repository", metavar="URI", help="where plates are: a folder, default, omero://HOST")
     parser.add_argument("--bind", metavar="ADDRESS", help="tcp://127.0.0.1:7777 if left out; port 0 takes a free one")
@@ -20,6 +21,11 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--park", dest="park_on_stop", action="store_const", const=True, help="when stopped, park jobs that run"
     )
+
+
+def folder_of(arguments: argparse.Namespace) -> Path:
+    """Return the folder of the server that the options mean."""
+    return read_settings(arguments.config, state=arguments.state).folder
 
 
 def serve(arguments: argparse.Namespace) -> None:

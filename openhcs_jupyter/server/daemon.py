@@ -28,6 +28,7 @@ from openhcs_jupyter.server.front_door import FrontDoor
 from openhcs_jupyter.server.identity import Clients, Identity
 from openhcs_jupyter.server.jobs import Jobs
 from openhcs_jupyter.server.logins import Logins
+from openhcs_jupyter.server.metrics import serve_metrics
 from openhcs_jupyter.server.omero import Seen
 from openhcs_jupyter.server.queue import Queue
 from openhcs_jupyter.server.seats import Seats
@@ -99,9 +100,19 @@ class Server:
             self.door = FrontDoor(settings.bind, self._folders.keys())
             stack.callback(self.door.close)
             write_private(self._folders.address, self.door.invitation)
-            if not settings.is_omero and not self._folders.token.exists():
-                identity.new_token(self._queue, self._owner, self._folders.token)
+            if not self._folders.token.exists():
+                # Of who runs the server: its one owner, or its administrator.
+                mine = self._own.name if self._accounts or settings.is_omero else self._owner
+                identity.new_token(self._queue, mine, self._folders.token)
+            self._told: p.ServerIs | None = None
+            if settings.metrics:
+                # Looked up by the server's thread, which alone may use the queue.
+                self._told = told = self._as_administrator()
+                stack.callback(serve_metrics(settings.metrics, lambda: self._told or told))
             self._stack = stack.pop_all()
+
+    def _as_administrator(self) -> p.ServerIs:
+        return self._desk.server(0, Identity(owner=self._own.name, administrator=True))
 
     @property
     def folders(self) -> Folders:
@@ -136,7 +147,7 @@ class Server:
             poller.register(socket, zmq.POLLIN)
         self._jobs.take_up()
         if not self._accounts:
-            self._seats.prepare(self._owner, self._own)
+            self._jobs.expect(self._owner)
         while not (self._stopping and not self._jobs.active):
             ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
             if self._waker.fileno() in ready:
@@ -167,6 +178,8 @@ class Server:
             # A full disk, for example: what could not be noted has not happened, and is tried again.
             self._say(f"{type(error).__name__}: {error}")
             time.sleep(_BUSY_MS / 1000)
+        if self._told is not None:
+            self._told = self._as_administrator()
         if self._logins is not None:
             self._ask_again(self._logins)
         self._announce()
@@ -217,15 +230,21 @@ class Server:
                 f"The server speaks version {p.PROTOCOL_VERSION}, the client version {hello.version}.",
                 f"Install openhcs-jupyter {VERSION} on both sides.",
             )
-        if self._logins is not None:
-            self._ask_omero(self._logins, hello, peer, key)
-            return None
-        owner = identity.owner_of(self._queue, hello.token) if hello.token else None
-        if owner is None:
-            raise RefusedError("identity", "The token is not one of this server.", "Enrol again.")
-        self.account_of(owner)
-        who = Identity(owner=owner, administrator=self._is_administrator(owner))
-        return self._welcome(hello.id, key, who)
+        if hello.token:
+            owner = identity.owner_of(self._queue, hello.token)
+            if owner is None:
+                raise RefusedError("identity", "The token is not one of this server.", "Enrol again.")
+            if owner != self._own.name or not (self._accounts or self._settings.is_omero):
+                self.account_of(owner)
+                if self._settings.is_omero:
+                    raise RefusedError("identity", "This server knows its users by their sessions with OMERO.")
+            return self._welcome(hello.id, key, Identity(owner=owner, administrator=self._is_administrator(owner)))
+        if self._logins is None:
+            raise RefusedError(
+                "identity", "This server knows its users by tokens.", "Enrol: openhcs-jupyter server add."
+            )
+        self._ask_omero(self._logins, hello, peer, key)
+        return None
 
     def _ask_omero(self, logins: Logins, hello: p.Hello, peer: bytes, key: str) -> None:
         """Find out who says hello; the answer follows."""
@@ -276,12 +295,18 @@ class Server:
         here = self._clients.owners()
         logins.keep_alive(lambda owner: owner in here or bool(self._queue.unended(owner=owner)))
 
+    def _serves(self, owner: str) -> bool:
+        return owner in self._accounts if self._accounts else owner == self._owner
+
     def _is_administrator(self, owner: str) -> bool:
-        return owner in self._settings.administrators
+        """Tell whether somebody is an administrator: the server's own account, where it serves others, is one."""
+        runs_it = owner == self._own.name and bool(self._accounts or self._settings.is_omero)
+        return runs_it or owner in self._settings.administrators
 
     def _welcome(self, number: int, key: str, who: Identity) -> p.Welcome:
         self._clients.add(key, who)
-        self._seats.prepare(who.owner, self.account_of(who.owner))
+        if self._serves(who.owner):
+            self._jobs.expect(who.owner)
         return p.Welcome(
             id=number,
             version=p.PROTOCOL_VERSION,

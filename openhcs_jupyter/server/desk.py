@@ -101,7 +101,7 @@ class Desk:
             case p.Resume():
                 return self._said(request.id, self._jobs.resume(self._find(request.job, who)))
             case p.GetServer():
-                return self._server(request.id, who)
+                return self.server(request.id, who)
             case _:
                 raise RefusedError("malformed", f"{type(request).__name__} cannot be asked here.")
 
@@ -118,6 +118,7 @@ class Desk:
         known = self._queue.by_key(who.owner, request.key)
         if known is not None:
             return self._said(request.id, known)
+        self._account_of(who.owner)
         if self.stopping:
             raise RefusedError("busy", "The server is about to stop.", "Submit again when it is back.")
         quota = self._settings.quota_of(who.owner)
@@ -175,7 +176,8 @@ class Desk:
             raise RefusedError("gone", f"{path.name} of job {record.id} cannot be read: {error.strerror}.") from None
         return p.Chunk(id=number, data=data, offset=offset, size=size)
 
-    def _server(self, number: int, who: Identity) -> p.ServerIs:
+    def server(self, number: int, who: Identity) -> p.ServerIs:
+        """Say how the server is: to administrators all of it, to others what is theirs."""
         active = self._jobs.active
         leased = self._jobs.leased()
         memory = psutil.virtual_memory()

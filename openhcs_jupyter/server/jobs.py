@@ -43,6 +43,8 @@ _GRACE_S = 10.0
 _LEAVING_S = 10.0
 """So has the process of a job that has ended."""
 _WATCH_S = 1.0
+_COMING_S = 900.0
+"""An owner who came so lately may come again soon."""
 _BACKOFF_S = (0.0, 1.0, 10.0)
 _MOST_DEATHS = len(_BACKOFF_S)
 _FULL_BYTES = 16 << 20
@@ -76,6 +78,8 @@ class Jobs:
         self._watched = 0.0
         self._children: list[Any] = []
         self._dirty = True
+        self._coming: dict[str, float] = {}
+        """When owners came last."""
         self.holds = False
         """No job is started: the server is about to stop."""
 
@@ -162,6 +166,10 @@ class Jobs:
         for record in self._queue.unended("needs_login", owner=owner):
             self.resume(record)
 
+    def expect(self, owner: str) -> None:
+        """Have a process get ready for an owner who may have a job soon."""
+        self._coming[owner] = time.monotonic()
+
     def look(self) -> None:
         """Take note of what jobs did, and start those whose turn it is."""
         for job in list(self._active):
@@ -171,11 +179,24 @@ class Jobs:
             self._watched = now
             self._watch()
             self._seats.sweep()
+            self._prepare()
             self._dirty = True  # those that wait after a death
         self._children = [child for child in self._children if child.poll() is None]
         if self._dirty and not self.holds:
             self._dirty = False
             self._start_those_next()
+
+    def _prepare(self) -> None:
+        """Have processes get ready while cores are free, which jobs that run should not lack."""
+        now = time.monotonic()
+        for owner, came in list(self._coming.items()):
+            if now - came > _COMING_S:
+                del self._coming[owner]
+        leased = sum(record.workers for record in self._active.values())
+        if leased < self._cores and not self.holds:
+            for owner in self._coming:
+                if not self._seats.is_ready(owner):
+                    self._seats.prepare(owner, self._account_of(owner))
 
     def ahead(self, record: Record) -> int | None:
         """Count the jobs that stand before one in the queue."""
@@ -274,7 +295,7 @@ class Jobs:
             )
             seat.give(folder, lock)
         self._children.append(seat.process)
-        self._seats.prepare(record.owner, owner)
+        self._coming[record.owner] = time.monotonic()
 
     def repository(self, owner: str) -> str:
         """Return the URI of the repository for an owner's jobs."""

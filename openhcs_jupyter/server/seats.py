@@ -106,14 +106,13 @@ class Seats:
         self._ready: dict[str, Seat] = {}
 
     def prepare(self, owner: str, account: Account) -> None:
-        """Have a process get ready for an owner's next job."""
-        if not self._warm:
-            return
+        """Have a process get ready for an owner's next job, for whom none is."""
+        self._ready[owner] = self._new(account)
+
+    def is_ready(self, owner: str) -> bool:
+        """Tell whether a process waits for an owner's next job."""
         seat = self._ready.get(owner)
-        if seat is None or seat.id is None:
-            self._ready[owner] = self._new(account)
-        else:
-            seat.since = time.monotonic()
+        return not self._warm or (seat is not None and seat.id is not None)
 
     def take(self, owner: str, account: Account) -> Seat:
         """Return a process for a job: the one that is ready, else a new one."""

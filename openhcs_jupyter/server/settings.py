@@ -18,7 +18,7 @@ _Amount = Annotated[float, msgspec.Meta(ge=0)]
 class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one owner may have at once; 0 means no limit."""
 
-    queued: _Count = 1000
+    queued: _Count = 10_000
     """Jobs that have not ended."""
     active: _Count = 0
     """Jobs with a process."""
