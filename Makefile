@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT := demo-output
 NOTEBOOK := notebooks/01_quickstart.ipynb
-BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming fuzz viewer widgets omero remote
+BENCHMARKS := startup compile overhead repository formats functions truth memory engine incremental scale faults dask gpu streaming fuzz viewer widgets omero remote server faults_server
 
 .PHONY: help
 help: ## Say what there is

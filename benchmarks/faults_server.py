@@ -1,7 +1,7 @@
 """Server, jobs and clients are killed at random moments; in the end every job must have been done, and once.
 
-Jobs note every unit that they compute in a file, a witness that the server knows nothing of. A unit that a killed process
-had begun and not finished may be noted twice; a finished one may not.
+Jobs note every unit that they compute in a file, a witness that the server knows nothing of. A unit that a killed
+process had begun and not finished may be noted twice; a finished one may not.
 """
 
 from __future__ import annotations

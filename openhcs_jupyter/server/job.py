@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
 _LONGEST_PATH = 4096
 _TICK_S = 0.05
+_REST_S = 1.0
 _PATIENCE_S = 600.0
 """So long a job waits for an OMERO that is away."""
 
@@ -43,8 +44,12 @@ def main() -> None:
     limits.apply(msgspec.json.decode(sys.argv[1], type=Limits))
     os.umask(0o077)
     server = socket.socket(fileno=os.dup(0))
-    # With a job at hand already there is no time for that.
-    _get_ready(rehearsed=not select.select([server], [], [], 0)[0])
+    _get_ready()
+    if not select.select([server], [], [], _REST_S)[0]:  # no job comes at once, so there is time
+        from openhcs_jupyter.server.rehearsal import rehearse
+
+        with suppress(Exception):  # the job itself says what is amiss
+            rehearse()
     try:
         message, files, _, _ = socket.recv_fds(server, _LONGEST_PATH, 1)
     except OSError:
@@ -62,7 +67,7 @@ def main() -> None:
     os._exit(0)  # the server ends what is left; an orderly end would take it a tenth of a second
 
 
-def _get_ready(*, rehearsed: bool) -> None:
+def _get_ready() -> None:
     """Import what every job needs; the engine's own fork server does so at the same time."""
     from openhcs_jupyter.engine import fork_server
 
@@ -75,11 +80,6 @@ def _get_ready(*, rehearsed: bool) -> None:
     from openhcs_jupyter.functions.words import pipeline_words
 
     pipeline_words()
-    if rehearsed:
-        from openhcs_jupyter.server.rehearsal import rehearse
-
-        with suppress(Exception):  # the job itself says what is amiss
-            rehearse()
 
 
 def _settle(folder: Path) -> None:

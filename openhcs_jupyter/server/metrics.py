@@ -37,7 +37,7 @@ def serve_metrics(place: str, look: Callable[[], ServerIs]) -> Callable[[], None
         from prometheus_client import CollectorRegistry, start_http_server
         from prometheus_client.core import GaugeMetricFamily
     except ImportError:
-        raise UsageError("--metrics needs prometheus-client.", "pip install prometheus-client") from None
+        raise UsageError("--metrics needs prometheus-client.", "pip install 'openhcs-jupyter[metrics]'") from None
 
     class Collector:
         def collect(self) -> Iterable[Any]:
