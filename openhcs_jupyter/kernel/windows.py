@@ -86,6 +86,7 @@ class Windows:
 
     def _watch(self, window: subprocess.Popen[bytes]) -> None:
         """Tell Jupyter's log why a window ended that was not closed."""
-        if window.wait():
-            said = (self._place / "viewer.log").read_text(errors="replace").strip().splitlines()
+        log = self._place / "viewer.log"
+        if window.wait() and log.exists():  # the kernel was shut down before, otherwise
+            said = log.read_text(errors="replace").strip().splitlines()
             self._log.warning("The viewer of the kernel on %s ended: %s", self._host, said[-1] if said else "")
