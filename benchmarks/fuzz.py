@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.processes import CHECKOUT, environment
@@ -16,17 +16,22 @@ from benchmarks.report import report
 
 GOALS = {"crashes": ("==", 0), "hangs": ("==", 0), "memory_mb": ("<=", 1024)}
 _SLOWEST_S = 10
+_OPEN = ExitStack()
+"""What stays open until the process ends."""
 Try = Callable[[bytes], None]
 
 
 def stream() -> Try:
-    """Hand bytes to a pixel server and to a viewer's session; both must work as before afterwards."""
+    """Hand bytes to a pixel server and to a viewer's session; the server must serve the next viewer as before."""
     import numpy as np
 
+    from openhcs_jupyter.streaming import wire
+    from openhcs_jupyter.streaming.board import Board
+    from openhcs_jupyter.streaming.session import Session
     from tests.streaming.test_wire import PEER, joined, pixels
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    pair = joined(folder).__enter__()
+    pair = _OPEN.enter_context(joined(folder))
     count = 0
 
     def attempt(data: bytes) -> None:
@@ -39,6 +44,11 @@ def stream() -> Try:
         pair.turn()
         count += 1
         if count % 2000 == 0:
+            # What a viewer believes, it was told by its kernel; another one knows nothing of it.
+            pair.here = Board()
+            pair.session = Session(
+                pair.here, lambda m: pair.to_kernel.append(wire.encode(m)), pair.fetchers, machine="here"
+            )
             pair.session.begin()
             while not pair.session.is_connected:
                 pair.turn()
@@ -137,7 +147,7 @@ def fuzz(target: str, seconds: int, folder: Path) -> tuple[int, int, int, int]:
     hangs = said.count("ERROR: libFuzzer: timeout")
     crashes = int(done.returncode != 0) - hangs
     if done.returncode:
-        print(said[-3000:], file=sys.stderr)
+        print(done.stdout[-2000:], said[-3000:], file=sys.stderr)
     print(f"  {target}: {executions:,} executions, {crashes} crashes, {hangs} hangs", flush=True)
     return executions, crashes, hangs, stat("peak_rss_mb")
 
