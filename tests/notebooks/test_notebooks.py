@@ -129,7 +129,7 @@ def test_fields_are_stitched_and_neurites_traced(environment: dict[str, str], tm
 
 
 def test_jobs_of_a_server_are_sent_left_and_found_again(environment: dict[str, str], tmp_path: Path) -> None:
-    page = _page(environment, tmp_path, "08_execution_server", TMPDIR=str(tmp_path))
+    page = _page(environment, tmp_path, "09_execution_server", TMPDIR=str(tmp_path))
     assert re.search(r"nuclei: job \S+ on here is", page)
     assert "cannot be sent: an array of float64, 3 x 3" in page
     assert "3 jobs on here" in page
