@@ -131,9 +131,16 @@ class TestSpares:
     @pytest.fixture
     def spares(self, bench: Bench) -> list[int]:
         """Wait until the next run's first worker is there before the run is."""
-        bench.done(Step(functions.negative), run_options={"force": True})
+        log = bench.folder / "earlier"
+
+        def noted(stack: np.ndarray) -> np.ndarray:
+            functions.note(log, str(os.getpid()))
+            return stack
+
+        bench.done(Step(noted, name="noted"), run_options={"force": True})
         server = fork_server()._process
         assert server is not None
+        until(ended([int(pid) for pid in lines(log)]), "the workers to end")
         enough = min(os.cpu_count() or 1, 4)
         return until(lambda: (pids := living(server.pid)) and len(pids) == enough and pids, "spare workers")
 
