@@ -106,9 +106,8 @@ def test_every_package_that_is_imported_is_declared(wheel: Path) -> None:
                 modules.add(node.module.partition(".")[0])
     modules -= {*sys.stdlib_module_names, "openhcs_jupyter"}
     requirements = [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
-    extras = [
-        {"extra": name} for name in ("", "cellpose", "dask", "gpu", "notebook", "omero", "remote", "stardist", "viewer")
-    ]
+    names = ("", "cellpose", "dask", "gpu", "metrics", "notebook", "omero", "remote", "stardist", "viewer")
+    extras = [{"extra": name} for name in names]
     declared = {
         canonicalize_name(one.name)
         for one in requirements

@@ -137,12 +137,12 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
 
 
 def moments(count: int) -> list[float]:
-    """Choose moments of a run; another choice in each run of the tests, shown in the test's name."""
+    """Choose moments of a run; another choice in each run of the tests, told where one fails."""
     chance = random.Random()
     return [round((number + chance.random()) / count, 3) for number in range(count)]
 
 
-@pytest.mark.parametrize("moment", moments(3))
+@pytest.mark.parametrize("moment", moments(3), ids=["early", "midway", "late"])
 def test_a_run_that_was_killed_goes_on_without_duplicates(
     runs: Runs, expected: tuple[Counter[tuple[str, str]], int], moment: float
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_was_killed_goes_on_without_duplicates(
     assert difference(whole, runs.content()) == {}
 
 
-@pytest.mark.parametrize("moment", moments(2))
+@pytest.mark.parametrize("moment", moments(2), ids=["early", "late"])
 def test_a_run_goes_on_when_the_server_was_away(
     runs: Runs, expected: tuple[Counter[tuple[str, str]], int], moment: float
 ) -> None:
