@@ -52,6 +52,7 @@ PLATES_OF_SCREEN = "select l.child.id, l.child.name from ScreenPlateLink l where
 # What a run made, by its marker.
 MARKED = "select o.id, o.details.group.id, o.{attribute} from {kind} o where o.{attribute} like :text"
 CONTAINER_MARKED = "select o.id from {kind} o where o.description = :text"
+DOCUMENTS_LEFT = "select f.id from OriginalFile f where f.path = :text"
 ROIS_COUNTED = "select count(r.id) from Roi r where r.name like :text"
 RUNS_OF = (
     "select a.id, a.description from {kind}AnnotationLink l join l.child a "

@@ -255,6 +255,9 @@ class OmeroWriter(ResultWriter):
         for name in documents:
             self._remove(session, "FileAnnotation", name)
         self._remove(session, "MapAnnotation", "")
+        # Of a process that was killed before it had annotated anything with them.
+        left = ask(session, queries.DOCUMENTS_LEFT, context, text=documents_path(self._record.id))
+        delete_all(session, "OriginalFile", [row[0] for row in left], context)
         targets = [*((self._kind, number) for number in task.containers.values()), (self._source.kind, self._source.id)]
         pairs = self._pairs(task, documents)
         annotation = write_pairs(session, pairs, self.marker, *targets[0], context)
