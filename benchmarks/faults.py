@@ -112,7 +112,7 @@ class Kernel:
         while time.monotonic() < end:
             found: dict[str, Any] = self.client.get_shell_msg(timeout=_LONGEST_S)
             if found["parent_header"].get("msg_id") == message:
-                return found["content"]  # type: ignore[no-any-return]
+                return found["content"]  # type: ignore[no-any-return]  # the client is not typed
         raise TimeoutError("the kernel does not answer")
 
     def run(self, code: str) -> None:
@@ -270,7 +270,7 @@ class Faults:
         return trial
 
     def _moment(self) -> None:
-        time.sleep(self._random.uniform(0, self._seconds))
+        time.sleep(self._random.uniform(0, self._seconds))  # the moment of the kill is what is tried
 
     def _resume(self, trial: Trial) -> None:
         content = self.kernel.reply(self.kernel.send(trial.cell(self._rounds, "--resume last")))
@@ -353,7 +353,7 @@ def _until(condition: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.002)
+        time.sleep(0.002)  # between looks
     raise TimeoutError(f"waited in vain for {what}")
 
 

@@ -32,7 +32,7 @@ _CELL = """
 import os, time
 
 def slowly(stack, context):
-    time.sleep(0.05)
+    time.sleep(0.05)  # so that there is something to kill
     file = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{{context.well}} {{context.field}}\\n".encode())
     os.close(file)
@@ -151,7 +151,7 @@ def main() -> None:
 
 def _until_killed(trials: Trials, kind: str, kills: int) -> None:
     wanted = trials.counts["kills"] + kills
-    more: Callable[[], bool] = lambda: trials.counts["kills"] < wanted  # noqa: E731
+    more: Callable[[], bool] = lambda: trials.counts["kills"] < wanted  # noqa: E731 - used in this function only
     while more():
         trials.kill(kind)
 

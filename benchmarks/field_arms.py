@@ -92,7 +92,7 @@ def _floor(folder: Path) -> None:
 
 def _distributed(folder: Path) -> None:
     import dask
-    from distributed import Client, LocalCluster  # type: ignore[import-not-found,unused-ignore]
+    from distributed import Client, LocalCluster  # type: ignore[import-not-found,unused-ignore]  # an extra
 
     from benchmarks import fields
 

@@ -12,7 +12,7 @@ from benchmarks.processes import SCRATCH, pin_threads
 
 pin_threads()
 
-from benchmarks.report import report  # noqa: E402
+from benchmarks.report import report  # noqa: E402 - threads are pinned first
 
 if TYPE_CHECKING:
     from benchmarks.counterparts import Case

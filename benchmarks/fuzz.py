@@ -78,7 +78,7 @@ def planes() -> Try:
         codec = ("raw", "lz4", "zstd")[which]
         for whole in (bytes(payload), data[3:]):
             with suppress(MalformedError):
-                unpack(whole, codec, around[2:42])  # type: ignore[arg-type]
+                unpack(whole, codec, around[2:42])  # type: ignore[arg-type]  # one of the three
         assert (around[:2] == 7).all()
         assert (around[42:] == 7).all()
 

@@ -68,7 +68,7 @@ CASES: dict[str, tuple[str, str, bool]] = {
 
 
 @measure()
-def objects(stack: NDArray[Any], labels: NDArray[Any], salt: int = 0) -> dict[str, NDArray[Any]]:  # noqa: ARG001
+def objects(stack: NDArray[Any], labels: NDArray[Any], salt: int = 0) -> dict[str, NDArray[Any]]:  # noqa: ARG001 - below
     """Measure shape and intensity of every label, as somebody's own function would; `salt` only tells runs apart."""
     from skimage.measure import regionprops_table
 
