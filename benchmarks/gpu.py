@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.report import report
 from openhcs_jupyter import Step, compile, connect, discover, functions, run
-from openhcs_jupyter.engine.device import Device, OnDevice, open_device
+from openhcs_jupyter.engine.devices.base import Device, OnDevice
+from openhcs_jupyter.engine.devices.opening import open_device
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.pipeline.contracts import kernel_of

@@ -30,7 +30,7 @@ from openhcs_jupyter.magics.options import (
 from openhcs_jupyter.server.command import add_serve_options, add_token_options
 
 if TYPE_CHECKING:
-    from openhcs_jupyter.kernel.doctor import Finding
+    from openhcs_jupyter.kernel.findings import Finding
     from openhcs_jupyter.magics.render import Rendered
     from openhcs_jupyter.repository import Repository
 

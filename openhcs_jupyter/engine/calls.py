@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from openhcs_jupyter.compiler.plan import PlannedOutput, PlannedStep
-from openhcs_jupyter.engine.device import Held, OnDevice
+from openhcs_jupyter.engine.devices.base import Held, OnDevice
 from openhcs_jupyter.engine.images import Pixels
 from openhcs_jupyter.pipeline.chains import BoundCall
 

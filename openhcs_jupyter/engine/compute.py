@@ -15,7 +15,7 @@ from openhcs_jupyter.engine.calls import (
     checked_labels,
     split,
 )
-from openhcs_jupyter.engine.device import Held, closed, on_host
+from openhcs_jupyter.engine.devices.base import Held, closed, on_host
 from openhcs_jupyter.engine.images import Images, Key, Pixels, Site
 from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from openhcs_jupyter.engine.device import Held, closed, on_host, stacked
-from openhcs_jupyter.engine.device import Pixels as Pixels
+from openhcs_jupyter.engine.devices.base import Held, closed, on_host, stacked
+from openhcs_jupyter.engine.devices.base import Pixels as Pixels
 from openhcs_jupyter.model import Component
 
 Key = tuple[int, int, str]

@@ -9,7 +9,7 @@ import numpy as np
 
 from openhcs_jupyter.compiler.plan import FunctionUse, PlannedStep
 from openhcs_jupyter.engine.calls import StepError, describe, trace_of
-from openhcs_jupyter.engine.device import (
+from openhcs_jupyter.engine.devices.base import (
     Device,
     DeviceBrokenError,
     DeviceLostError,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from openhcs_jupyter.engine.device import missing
+from openhcs_jupyter.engine.devices.opening import missing
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
 from openhcs_jupyter.engine.lanes import Lane, LanedSession

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import lazy_loader
@@ -13,8 +14,6 @@ from openhcs_jupyter.model import parse_well, well_name
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from openhcs_jupyter.engine.run import Run
 else:
     np = lazy_loader.load("numpy")
     pd = lazy_loader.load("pandas")
@@ -27,17 +26,29 @@ _MOST_BOXES = 26
 
 
 def plot(
-    run: Run,
+    run: str,
+    tables: Mapping[str, Callable[[], pd.DataFrame]],
     column: str,
     *,
     by: str | None,
     kind: Kind | None,
-    table: str | None,
     layout: pd.DataFrame | None,
     ax: Axes | None,
 ) -> Axes:
-    """Draw a plot; see `Run.plot`."""
-    frame = _frame(run, column, table, layout)
+    """Draw a plot; see `Run.plot`.
+
+    Parameters
+    ----------
+    run
+        The run's name, for the title.
+    tables
+        Reads a table, by its name; the first one that has the column is taken.
+    column, by, kind, layout, ax
+        As in `Run.plot`.
+    """
+    frame = _frame(tables, column)
+    if layout is not None:
+        frame = frame.merge(layout, on="well", suffixes=("", "_layout"))
     if kind is None:
         kind = "heatmap" if by == "plate" else "distribution"
         if by not in (None, "plate", "well", "field") and _is_dose(frame, by):
@@ -53,22 +64,18 @@ def plot(
         _distribution(frame, column, by, ax)
     else:
         raise UsageError(f"There is no plot {kind!r}", "There are: distribution, dose, heatmap.")
-    ax.set_title(f"{run.name}: {column}" + (f" by {by}" if by else ""), fontsize="medium")
+    ax.set_title(f"{run}: {column}" + (f" by {by}" if by else ""), fontsize="medium")
     return ax
 
 
-def _frame(run: Run, column: str, table: str | None, layout: pd.DataFrame | None) -> pd.DataFrame:
-    """Find the table that has the column; the finest, if there are several."""
-    names = [spec.name for spec in run.plan.results if spec.kind in ("table", "points")]
-    there = []
-    for name in [table] if table else names:
-        frame = run.table(name)
-        there += [str(label) for label in frame.columns]
+def _frame(tables: Mapping[str, Callable[[], pd.DataFrame]], column: str) -> pd.DataFrame:
+    there: list[str] = []
+    for read in tables.values():
+        frame = read()
         if column in frame.columns:
-            if layout is not None:
-                frame = frame.merge(layout, on="well", suffixes=("", "_layout"))
             return frame
-    where = f"Table {table!r} has no" if table else f"No table of run {run.name!r} has a"
+        there += map(str, frame.columns)
+    where = f"Table {next(iter(tables))!r} has no" if len(tables) == 1 else "No table of the run has a"
     raise RunError(f"{where} column {column!r}.", known(column, sorted(set(there))))
 
 

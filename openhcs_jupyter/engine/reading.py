@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from openhcs_jupyter.compiler.plan import PlannedInput, PlannedStep, TakenChannel
-from openhcs_jupyter.engine.device import DeviceLostError
+from openhcs_jupyter.engine.devices.base import DeviceLostError
 from openhcs_jupyter.engine.images import Key, Pixels, Stack
 from openhcs_jupyter.engine.kernels import Kernels, goes_up
 from openhcs_jupyter.engine.program import Program, Source, Work

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -328,7 +329,9 @@ class Run:
         """
         from openhcs_jupyter.engine.plots import plot
 
-        return plot(self, column, by=by, kind=kind, table=table, layout=layout, ax=ax)
+        names = [table] if table else [spec.name for spec in self.plan.results if spec.kind in ("table", "points")]
+        tables = {name: partial(self.table, name) for name in names}
+        return plot(self.name, tables, column, by=by, kind=kind, layout=layout, ax=ax)
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r} ({self.id}): {self.status}>"

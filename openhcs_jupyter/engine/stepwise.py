@@ -14,7 +14,7 @@ from openhcs_jupyter.compiler import Selection, compile
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage
 from openhcs_jupyter.engine.calls import StepError, checked_labels
 from openhcs_jupyter.engine.compute import Computation
-from openhcs_jupyter.engine.device import on_host
+from openhcs_jupyter.engine.devices.base import on_host
 from openhcs_jupyter.engine.images import Images, Pixels, Site
 from openhcs_jupyter.engine.places import Places
 from openhcs_jupyter.engine.program import Program, Work, program_of

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from openhcs_jupyter.compiler.plan import PlannedStep
-from openhcs_jupyter.engine.device import OnDevice
+from openhcs_jupyter.engine.devices.base import OnDevice
 from openhcs_jupyter.engine.images import Images, Key, Pixels, Stack
 from openhcs_jupyter.engine.store import File, RunFolder, link, write_array, write_file
 from openhcs_jupyter.events import StoredFile

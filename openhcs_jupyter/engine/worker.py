@@ -20,7 +20,8 @@ import msgspec
 
 from openhcs_jupyter.engine.calls import StepError, describe, trace_of
 from openhcs_jupyter.engine.compute import compute
-from openhcs_jupyter.engine.device import DeviceBrokenError, DeviceLostError, open_device
+from openhcs_jupyter.engine.devices.base import DeviceBrokenError, DeviceLostError
+from openhcs_jupyter.engine.devices.opening import open_device
 from openhcs_jupyter.engine.kernels import Kernels
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs

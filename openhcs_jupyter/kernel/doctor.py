@@ -15,22 +15,13 @@ import msgspec
 
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.kernel.findings import Finding
 from openhcs_jupyter.kernel.install import KERNEL_NAME, installed
 
 if TYPE_CHECKING:
     from openhcs_jupyter.topology import Topology
 
 _SMALL_MEMORY, _SMALL_DISK = 4e9, 10e9
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at."""
-
-    state: Literal["ok", "optional", "missing"]
-    """``missing`` is what hinders the work; ``optional`` is what some of it would need."""
-    what: str
-    found: str
-    advice: str | None = None
 
 
 def examine() -> list[Finding]:

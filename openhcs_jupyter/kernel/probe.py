@@ -7,17 +7,8 @@ import sys
 import msgspec
 
 from openhcs_jupyter import __version__
-from openhcs_jupyter.kernel.doctor import Finding, examine
-
-MARK = "OPENHCS-PROBE "
-
-
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found."""
-
-    version: str
-    python: str
-    findings: tuple[Finding, ...]
+from openhcs_jupyter.kernel.doctor import examine
+from openhcs_jupyter.kernel.findings import MARK, Probe
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import msgspec
 
 from openhcs_jupyter import __version__
 from openhcs_jupyter.errors import RemoteError, UsageError
+from openhcs_jupyter.kernel.findings import MARK, Probe
 from openhcs_jupyter.kernel.install import help_links, installed, place
-from openhcs_jupyter.kernel.probe import MARK, Probe
 from openhcs_jupyter.kernel.ssh import Host
 
 PROVISIONER = "openhcs-ssh"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openhcs_jupyter import functions
 from openhcs_jupyter.compiler import ExecutionPlan, compile
 from openhcs_jupyter.engine import Run, run
-from openhcs_jupyter.engine.device import DeviceBrokenError
+from openhcs_jupyter.engine.devices.base import DeviceBrokenError
 from openhcs_jupyter.errors import CompileError
 from openhcs_jupyter.events import Notice, UnitDone
 from openhcs_jupyter.pipeline import ImageOutput, Labels, Pipeline, Step, Table, image, kernel_for, measure

@@ -19,7 +19,7 @@ from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.engine.dask.calling import call_there
 from openhcs_jupyter.engine.dask.cluster import Membership, checked_scheduler
 from openhcs_jupyter.engine.dask.seat import CPU, PROGRAM, Ticket, digest_of, version
-from openhcs_jupyter.engine.device import missing
+from openhcs_jupyter.engine.devices.opening import missing
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work, pack
 from openhcs_jupyter.errors import RunError

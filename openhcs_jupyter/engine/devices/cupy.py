@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from openhcs_jupyter import topology
-from openhcs_jupyter.engine.device import Device, DeviceBrokenError, DeviceLostError, DeviceMemoryError, Pixels
+from openhcs_jupyter.engine.devices.base import Device, DeviceBrokenError, DeviceLostError, DeviceMemoryError, Pixels
 
 _NO_MEMORY = {2}
 """cudaErrorMemoryAllocation."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openhcs_jupyter.engine.device import DeviceBrokenError, DeviceLostError, DeviceMemoryError, OnDevice
+from openhcs_jupyter.engine.devices.base import DeviceBrokenError, DeviceLostError, DeviceMemoryError, OnDevice
 from openhcs_jupyter.topology import Device
 
 HERE = Device(id="gpu:0", uuid="GPU-0", name="Stand-in", memory_bytes=1 << 30, memory_free_bytes=1 << 30)
@@ -95,7 +95,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
     vars(cupyx)["empty_pinned"] = lambda shape, dtype=float, order="C": np.zeros(shape, dtype)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    from openhcs_jupyter.engine.device_cupy import CupyDevice
+    from openhcs_jupyter.engine.devices.cupy import CupyDevice
 
     device = CupyDevice(HERE)
     return SimpleNamespace(device=device, notes=notes)
@@ -188,7 +188,7 @@ def test_free_memory_is_what_the_driver_and_the_pool_have(cuda: Any) -> None:
 
 
 def test_without_cupy_a_device_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openhcs_jupyter.engine.device_cupy import CupyDevice
+    from openhcs_jupyter.engine.devices.cupy import CupyDevice
 
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceLostError, match="cupy"):

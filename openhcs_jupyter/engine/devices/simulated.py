@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openhcs_jupyter import topology
-from openhcs_jupyter.engine.device import Device, DeviceLostError, DeviceMemoryError, Pixels
+from openhcs_jupyter.engine.devices.base import Device, DeviceLostError, DeviceMemoryError, Pixels
 
 
 class SimulatedDevice(Device):

@@ -1,0 +1,1 @@
+"""GPUs, as the engine uses them: real ones through CuPy, and simulated ones."""
