@@ -6,6 +6,8 @@ import msgspec
 
 from openhcs_jupyter.model import RunStatus
 
+_REASON_LENGTH = 300
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """The base of all events."""
@@ -69,6 +71,15 @@ class UnitFailed(Event, frozen=True, kw_only=True, tag="unit-failed"):
     traceback: str = ""
     because: int | None = None
     """The unit whose failure left this one without what it needs; None where it failed by itself."""
+
+    @property
+    def reason(self) -> str:
+        """Say for people why it failed, with field and step, in at most 300 characters."""
+        if self.because is not None:
+            return "left out, as what it needs has failed"
+        field = f"field {self.field}, " if self.field is not None else ""
+        step = f"step {self.step}: " if self.step else ""
+        return f"{field}{step}{self.message}"[:_REASON_LENGTH]
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):

@@ -96,6 +96,8 @@ class Follower:
         self._wells = {well.name: index for index, well in enumerate(self.view.wells)}
         self._fields = {number: index for index, number in enumerate(self.view.fields)}
         self._counts: dict[int | None, list[int]] = {None: [0, 0]}
+        self._reasons: dict[int | None, UnitFailed] = {}
+        """Of each well the first unit that failed; before all, one that failed by itself."""
         self._total = [0, 0]
         self._status: RunStatus = "running"
         self._index: dict[tuple[str, str], list[int]] = {}
@@ -131,6 +133,10 @@ class Follower:
             counts = self._counts.setdefault(well, [0, 0])
             for count in (counts, self._total):
                 count[isinstance(event, UnitFailed)] += 1
+            if isinstance(event, UnitFailed):
+                known = self._reasons.setdefault(well, event)
+                if known.because is not None:
+                    self._reasons[well] = event
             if isinstance(event, UnitDone) and self._plan.stages[unit.stage].kind in ("compute", "finish"):
                 yield from self._results(unit, event)
             yield self._progress(well)
@@ -207,6 +213,7 @@ class Follower:
 
     def _progress(self, well: int | None, message: str = "") -> Progressed:
         done, failed = self._counts.get(well, (0, 0))
+        first = self._reasons.get(well)
         return Progressed(
             run=self.run_id,
             status=self._status,
@@ -215,6 +222,7 @@ class Follower:
             well=well,
             well_done=done,
             well_failed=failed,
+            reason=first.reason if first is not None else "",
             message=message,
         )
 

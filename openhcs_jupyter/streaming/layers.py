@@ -164,6 +164,8 @@ class Progressed(Announcement, frozen=True, kw_only=True, tag="progress"):
     """The well whose counts follow; None where they are of units that belong to the whole plate."""
     well_done: int = 0
     well_failed: int = 0
+    reason: str = ""
+    """Why the first of these units failed, for people, with field and step; empty where none has."""
     message: str = ""
     """Why the run failed or stopped."""
 

@@ -370,5 +370,6 @@ class ViewerSession:
         message = "\n".join(text for text in (run.message, trouble) if text)
         panel.show_run(RunLook(run.status, run.done, run.failed, run.view.units, run.sentence(), message))
         panel.show_wells(run.view.rows, run.view.columns, run.wells)
-        panel.show_place(window.well, window.place_text())
+        look = run.wells.get(window.well or "")
+        panel.show_place(window.well, window.place_text(), look.reason if look is not None else "")
         window.show_place()

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 ABSENT, WAITING, RUNNING, DONE, FAILED = range(5)
 """A well's state. Absent wells take no part in the run."""
-_REASON_LENGTH = 300
 _FORMATS = ((8, 12), (16, 24), (32, 48))
 
 
@@ -91,9 +90,7 @@ class WellStates:
             return
         self._broken.add(at)
         if event.because is None and at not in self._why:
-            field = f"field {event.field}, " if event.field is not None else ""
-            step = f"step {event.step}: " if event.step else ""
-            self._why[at] = f"{field}{step}{event.message}"[:_REASON_LENGTH]
+            self._why[at] = event.reason
 
     def packed(self) -> bytes:
         """Return two bytes a well, row by row: its state, and how much of it is done, up to 255."""

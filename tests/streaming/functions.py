@@ -17,3 +17,10 @@ def hold(stack: Any, gate: str) -> Any:
             raise TimeoutError(gate)
         time.sleep(0.005)
     return stack
+
+
+def fail_in(stack: Any, well: str, context: Any) -> Any:
+    """Fail in one well."""
+    if context.well == well:
+        raise ValueError(f"<b>dark</b> in {well}")
+    return stack

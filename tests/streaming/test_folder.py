@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from openhcs_jupyter.streaming import FolderSource, PlaneRequest, TableRequest
 from openhcs_jupyter.streaming.fetching import Fetchers
 from openhcs_jupyter.streaming.layers import Progressed, RunAnnounced
 from tests.engine.bench import Bench, until
-from tests.streaming.functions import hold
+from tests.streaming.functions import fail_in, hold
 from tests.streaming.heard import Heard
 
 STEPS = (
@@ -70,6 +71,18 @@ def test_a_run_that_goes_on_is_followed(bench: Bench) -> None:
         late = Heard(source)
         assert late.stacks() == heard.stacks()
     assert run.wait(10)
+
+
+def test_a_unit_that_fails_says_why_in_its_well(bench: Bench) -> None:
+    run = bench.run(Step(fail_in, {"well": "B02"}), *STEPS[1:3])
+    with FolderSource(run.folder) as source:
+        heard = Heard(source)
+        heard.until_ended(status="failed")
+        told = {a.well: (a.well_failed, a.reason) for a in heard.of(Progressed) if a.well is not None}
+        assert told[0] == (0, "")
+        failed, reason = told[1]
+        assert failed == 2
+        assert re.match("field [12], step fail_in: ValueError: <b>dark</b> in B02", reason)
 
 
 def test_a_resumed_run_is_announced_anew(bench: Bench) -> None:

@@ -113,11 +113,16 @@ def test_a_failed_well_is_told_and_the_window_goes_to_one_that_is_there(
     window = open_window(run.folder)
     window.until(lambda: window.panel.place.text().startswith("A01"), "the first well")
     window.until(lambda: _well_colour(window, "A01") == COLOURS["failed"], "the failure")
+    assert "step raw: ValueError: the lamp was off" in window.panel.plate_map.tip_of("A01")
     run.release()
     # Nobody has moved the sliders.
     window.until(lambda: window.panel.place.text().startswith("A02"), "a well that is there")
     window.until(lambda: "failed" in window.panel.sentence.text(), "the failures to be counted")
     window.until_painted()
+    assert not window.panel.reason.text()
+    _click(window, "A01")
+    assert "the lamp was off" in window.panel.reason.text()
+    assert window.panel.reason.isVisibleTo(window.panel)
     window.keep_screenshot("failed-well")
 
 

@@ -24,6 +24,8 @@ class WellLook(NamedTuple):
     part: float
     """Of its units that are done, 0 to 1."""
     text: str
+    reason: str = ""
+    """Why the first of its units failed; empty where none has."""
 
 
 class RunModel:
@@ -35,6 +37,8 @@ class RunModel:
         self.done = 0
         self.failed = 0
         self.message = ""
+        """Why it failed or stopped, and why units of the whole plate failed."""
+        self._reason = ""
         self.stacks: dict[Place, StackReady] = {}
         self.tables: dict[Place, TableReady] = {}
         self.contrasts: dict[int, Contrast] = {}
@@ -65,10 +69,13 @@ class RunModel:
 
     def progress(self, told: Progressed, now: float) -> None:
         """Take how far the run is; `now` in seconds, of any clock that does not jump."""
-        self.status, self.done, self.failed, self.message = told.status, told.done, told.failed, told.message
-        if told.well is not None:
+        self.status, self.done, self.failed = told.status, told.done, told.failed
+        if told.well is None:
+            self._reason = told.reason
+        elif told.well < len(self.view.wells):
             well = self.view.wells[told.well]
-            self.wells[well.name] = _look(well, told.well_done, told.well_failed)
+            self.wells[well.name] = _look(well, told.well_done, told.well_failed, told.reason)
+        self.message = "\n".join(text for text in (told.message, self._reason) if text)
         self._pace.append((now, told.done + told.failed))
 
     def remaining_s(self) -> float | None:
@@ -82,15 +89,17 @@ class RunModel:
     def sentence(self) -> str:
         """Say how far the run is, in one line."""
         said = f"{self.done} of {self.view.units} units"
-        if self.failed:
+        if self.status not in ("running", "done"):
+            said = f"{self.status}: {said} done"
+        elif self.status == "done":
+            said = f"done: {said}"
+        if self.failed and not self.message:  # which says so
             said += f", {self.failed} failed"
         remaining = self.remaining_s()
-        if self.status == "running":
-            return said + (f", {_duration(remaining)} left" if remaining is not None else "")
-        return f"{self.status}: {said}"
+        return f"{said}, {_duration(remaining)} left" if remaining is not None else said
 
 
-def _look(well: WellPlace, done: int, failed: int) -> WellLook:
+def _look(well: WellPlace, done: int, failed: int, reason: str = "") -> WellLook:
     state: WellState = "waiting"
     if failed:
         state = "failed"
@@ -99,7 +108,7 @@ def _look(well: WellPlace, done: int, failed: int) -> WellLook:
     elif done:
         state = "working"
     text = f"{well.name}: {done} of {well.units} units done" + (f", {failed} failed" if failed else "")
-    return WellLook(state, min(1.0, done / max(1, well.units)), text)
+    return WellLook(state, min(1.0, done / max(1, well.units)), text, reason)
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import NamedTuple, get_args
 
 from qtpy.QtCore import Qt, Signal
@@ -86,6 +87,9 @@ class Panel(QWidget):  # type: ignore[misc]
         self.plate_map.clicked.connect(self.well_clicked)
         self.place = QLabel()
         self.place.setStyleSheet("font-size: 15px; font-weight: 600;")
+        self.reason = _text()
+        """Why the well that is looked at failed."""
+        self.reason.setStyleSheet(f"color: {COLOURS['failed']};")
         self.follow = QCheckBox("Follow the run")
         self.follow.setToolTip("Go to each field as its results arrive")
         self.follow.toggled.connect(self.follow_changed)
@@ -102,6 +106,7 @@ class Panel(QWidget):  # type: ignore[misc]
         layout.addWidget(_legend())
         layout.addSpacing(4)
         layout.addWidget(self.place)
+        layout.addWidget(self.reason)
         layout.addLayout(self._mode_buttons())
         layout.addWidget(self.follow)
         layout.addStretch(1)
@@ -133,7 +138,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def show_link(self, link: Link, detail: str) -> None:
         """Say how the viewer stands to where the runs are."""
         colour, text = _LINKS[link]
-        said = f"{text}: {detail}" if detail else text
+        said = escape(f"{text}: {detail}" if detail else text)
         self._link.setText(f'<span style="color:{colour}">●</span> {said}')
         self._open.setVisible(False)
 
@@ -141,10 +146,12 @@ class Panel(QWidget):  # type: ignore[misc]
         """Colour the plate map."""
         self.plate_map.show_plate(rows, columns, wells)
 
-    def show_place(self, well: str | None, text: str) -> None:
-        """Say where the sliders stand."""
+    def show_place(self, well: str | None, text: str, reason: str = "") -> None:
+        """Say where the sliders stand, and why the well there failed."""
         self.plate_map.show_current(well)
         self.place.setText(text)
+        self.reason.setText(reason)
+        self.reason.setVisible(bool(reason))
 
     def show_mode(self, mode: Mode) -> None:
         """Press the button of the layout."""
@@ -181,7 +188,8 @@ class Panel(QWidget):  # type: ignore[misc]
     def _follow_runs(self, *, shown: bool) -> None:
         for widget in (self.runs, self.bar, self.sentence, self.plate_map, self.place, self.follow):
             widget.setVisible(shown)
-        self.message.setVisible(shown and bool(self.message.text()))
+        for said in (self.message, self.reason):
+            said.setVisible(shown and bool(said.text()))
         for button in self._modes.values():
             button.setVisible(shown)
 
@@ -194,6 +202,7 @@ class Panel(QWidget):  # type: ignore[misc]
 def _text() -> QLabel:
     label = QLabel()
     label.setWordWrap(True)
+    label.setTextFormat(Qt.TextFormat.PlainText)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap
@@ -72,6 +73,12 @@ class PlateMap(QWidget):  # type: ignore[misc]
         side = self._side(self.width())
         return int(_MARGIN + (column + 0.5) * side), int(_MARGIN + (row + 0.5) * side)
 
+    def tip_of(self, well: str) -> str:
+        """Say how far a well is, and why it failed, as HTML: what the run says is text and nothing else."""
+        look = self._wells[parse_well(well)]
+        why = f"<br>{escape(look.reason)}" if look.reason else ""
+        return f"<qt>{escape(look.text)}{why}</qt>"
+
     def hasHeightForWidth(self) -> bool:
         """Say that the height follows from the width."""
         return True
@@ -119,7 +126,7 @@ class PlateMap(QWidget):  # type: ignore[misc]
         if well is None:
             QToolTip.hideText()
         else:
-            QToolTip.showText(event.globalPosition().toPoint(), self._wells[parse_well(well)].text, self)
+            QToolTip.showText(event.globalPosition().toPoint(), self.tip_of(well), self)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Go to the next well of the run in the direction of an arrow key."""
