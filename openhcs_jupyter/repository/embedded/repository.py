@@ -175,11 +175,11 @@ class EmbeddedRepository(Repository):
 
     def delete_results(self, run: str) -> str:
         """Delete the folder of a run's saved results."""
-        from openhcs_jupyter.repository.embedded.results import OmeZarrWriter
+        from openhcs_jupyter.repository.embedded.gathering import Gathering
 
         folder = self.results_folder / run
         there = folder.exists()
-        OmeZarrWriter.delete(folder)
+        Gathering(folder).delete()
         return f"{folder} was deleted." if there else f"Run {run} has no saved results in {self.results_folder}."
 
     def import_plate(
