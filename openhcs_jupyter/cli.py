@@ -31,7 +31,7 @@ from openhcs_jupyter.server.command import add_serve_options, add_token_options
 
 if TYPE_CHECKING:
     from openhcs_jupyter.kernel.findings import Finding
-    from openhcs_jupyter.magics.render import Rendered
+    from openhcs_jupyter.magics.views.render import Rendered
     from openhcs_jupyter.repository import Repository
 
 Handler = Callable[[argparse.Namespace], int]
@@ -256,7 +256,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _plates(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.plate_view import plates_view
+    from openhcs_jupyter.magics.views.plates import plates_view
 
     with _connect(arguments) as repository:
         return _show(plates_view(repository.plates(), repository.uri))
@@ -297,7 +297,7 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.engine import list_runs
-    from openhcs_jupyter.magics.views import runs_view
+    from openhcs_jupyter.magics.views.runs import runs_view
 
     with _connect(arguments) as repository:
         return _show(runs_view(list_runs(repository), repository.uri))
@@ -308,7 +308,7 @@ def _status(arguments: argparse.Namespace) -> int:
         arguments.job = arguments.run
         return jobs_shell.status(arguments)
     from openhcs_jupyter.magics.state import find_run
-    from openhcs_jupyter.magics.views import run_view, view_of
+    from openhcs_jupyter.magics.views.runs import run_view, view_of
 
     with _connect(arguments) as repository:
         return _show(run_view(view_of(find_run(repository, arguments.run))))
@@ -320,7 +320,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
         return jobs_shell.cancel(arguments)
     from openhcs_jupyter.magics.follow import blocking, cancel, run_blocking
     from openhcs_jupyter.magics.state import find_run
-    from openhcs_jupyter.magics.views import run_view, view_of
+    from openhcs_jupyter.magics.views.runs import run_view, view_of
 
     with _connect(arguments) as repository:
         run = find_run(repository, arguments.run)
@@ -330,7 +330,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 def _results(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.magics.state import find_run
-    from openhcs_jupyter.magics.views import results_view
+    from openhcs_jupyter.magics.views.runs import results_view
 
     with _connect(arguments) as repository:
         run = find_run(repository, arguments.run)
@@ -341,8 +341,8 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.plan_view import plan_view
     from openhcs_jupyter.magics.state import find_run
+    from openhcs_jupyter.magics.views.plan import plan_view
 
     with _connect(arguments) as repository:
         return _show(plan_view(find_run(repository, arguments.run).plan))
@@ -380,14 +380,14 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.cache_view import cleared_or_shown
+    from openhcs_jupyter.magics.views.cache import cleared_or_shown
 
     with _connect(arguments) as repository:
         return _show(cleared_or_shown(repository, arguments))
 
 
 def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001
-    from openhcs_jupyter.magics.gpu_view import gpus_view
+    from openhcs_jupyter.magics.views.gpus import gpus_view
     from openhcs_jupyter.topology import discover
 
     return _show(gpus_view(discover()))
@@ -406,7 +406,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.status:
         from openhcs_jupyter.client import RemoteOrchestrator
         from openhcs_jupyter.client.profiles import profile_of_folder
-        from openhcs_jupyter.magics.jobs_view import server_view
+        from openhcs_jupyter.magics.views.jobs import server_view
 
         folder = folder_of(arguments)
         with RemoteOrchestrator(profile=profile_of_folder("server", folder)) as server:
@@ -425,7 +425,7 @@ def _token(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.config import save_setting
-    from openhcs_jupyter.magics.settings import settings_view
+    from openhcs_jupyter.magics.views.settings import settings_view
 
     if arguments.value is not None:
         save_setting(arguments.setting, arguments.value)
@@ -435,7 +435,7 @@ def _config(arguments: argparse.Namespace) -> int:
 def _demo_plate(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.magics.demo import demo_spec
     from openhcs_jupyter.magics.importing import ImportLines
-    from openhcs_jupyter.magics.render import size_text
+    from openhcs_jupyter.magics.views.render import size_text
     from openhcs_jupyter.repository.embedded.synthetic import write_plate
 
     spec = demo_spec(arguments)

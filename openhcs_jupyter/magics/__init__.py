@@ -113,22 +113,22 @@ def _register_views(shell: InteractiveShell) -> None:
         formatter.for_type_by_name(module, name, lambda value, **_: view(value).bundle())
 
     def run(value: Any) -> Any:
-        from openhcs_jupyter.magics.views import run_card
+        from openhcs_jupyter.magics.views.runs import run_card
 
         return run_card(value)
 
     def plan(value: Any) -> Any:
-        from openhcs_jupyter.magics.plan_view import plan_view
+        from openhcs_jupyter.magics.views.plan import plan_view
 
         return plan_view(value)
 
     def plate(value: Any) -> Any:
-        from openhcs_jupyter.magics.plate_view import plate_view
+        from openhcs_jupyter.magics.views.plates import plate_view
 
         return plate_view(value)
 
     def job(value: Any) -> Any:
-        from openhcs_jupyter.magics.jobs_view import job_view
+        from openhcs_jupyter.magics.views.jobs import job_view
 
         return job_view(value)
 

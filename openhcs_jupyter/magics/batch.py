@@ -26,9 +26,9 @@ from openhcs_jupyter.magics.errors import RunInterrupted, long, short
 from openhcs_jupyter.magics.follow import blocking, follow, run_blocking
 from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import parse_cell
-from openhcs_jupyter.magics.plan_view import plan_view
 from openhcs_jupyter.magics.variables import with_selected
-from openhcs_jupyter.magics.views import run_view, view_of
+from openhcs_jupyter.magics.views.plan import plan_view
+from openhcs_jupyter.magics.views.runs import run_view, view_of
 
 if TYPE_CHECKING:
     from openhcs_jupyter.engine import Run

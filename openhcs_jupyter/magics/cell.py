@@ -19,10 +19,10 @@ from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, follow
 from openhcs_jupyter.magics.options import cell_parser, parse_cell
-from openhcs_jupyter.magics.plan_view import plan_view
-from openhcs_jupyter.magics.render import Rendered, card, code, escape, show
 from openhcs_jupyter.magics.state import State
 from openhcs_jupyter.magics.variables import checked_name, with_selected
+from openhcs_jupyter.magics.views.plan import plan_view
+from openhcs_jupyter.magics.views.render import Rendered, card, code, escape, show
 
 
 async def run_cell(state: State, line: str, cell: str, pause: Pause) -> None:

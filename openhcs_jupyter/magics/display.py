@@ -7,8 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openhcs_jupyter.magics.errors import failure_lines
-from openhcs_jupyter.magics.render import Rendered, count_text
-from openhcs_jupyter.magics.views import RunView, progress_line, results_view, run_card, run_view, sentence, view_of
+from openhcs_jupyter.magics.views.render import Rendered, count_text
+from openhcs_jupyter.magics.views.runs import (
+    RunView,
+    progress_line,
+    results_view,
+    run_card,
+    run_view,
+    sentence,
+    view_of,
+)
 from openhcs_jupyter.widgets.session import is_watched, widget_view
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.render import ORANGE, Rendered, bar, card, details, escape, size_text, some, strong
+from openhcs_jupyter.magics.views.render import ORANGE, Rendered, bar, card, details, escape, size_text, some, strong
 
 if TYPE_CHECKING:
     import argparse

@@ -11,13 +11,13 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, until_stopped
-from openhcs_jupyter.magics.jobs_view import jobs_view, profiles_view, server_view, state_view
 from openhcs_jupyter.magics.remote import LineStates, StateDisplay, follow_jobs, source_of, submit, submitted_view
-from openhcs_jupyter.magics.render import Rendered, show
 from openhcs_jupyter.magics.servers import Servers, add_profile
 from openhcs_jupyter.magics.state import State
 from openhcs_jupyter.magics.variables import checked_name
-from openhcs_jupyter.magics.views import run_card
+from openhcs_jupyter.magics.views.jobs import jobs_view, profiles_view, server_view, state_view
+from openhcs_jupyter.magics.views.render import Rendered, show
+from openhcs_jupyter.magics.views.runs import run_card
 from openhcs_jupyter.widgets.session import is_watched
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.magics.jobs_view import jobs_view
+    from openhcs_jupyter.magics.views.jobs import jobs_view
 
     with _servers() as servers:
         server = servers.get(arguments.server)
@@ -134,7 +134,7 @@ def _followed(runs: list[RemoteRun], source: Source | None, *, quiet: bool = Fal
     from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
     from openhcs_jupyter.magics.follow import blocking, run_blocking
     from openhcs_jupyter.magics.remote import LineStates, follow_jobs, source_of
-    from openhcs_jupyter.magics.views import run_view, view_of
+    from openhcs_jupyter.magics.views.runs import run_view, view_of
 
     def display_of(run: RemoteRun) -> Display:
         def result(run_: Run, stopping: bool) -> None:
@@ -159,8 +159,8 @@ def _told(error: CompileError | RunError, source: Source | None) -> bool:
 
 
 def _show(run: RemoteRun) -> int:
-    from openhcs_jupyter.magics.jobs_view import state_view
-    from openhcs_jupyter.magics.views import run_view, view_of
+    from openhcs_jupyter.magics.views.jobs import state_view
+    from openhcs_jupyter.magics.views.runs import run_view, view_of
 
     _say((run_view(view_of(run)) if run.is_planned else state_view(run)).text)
     return 0

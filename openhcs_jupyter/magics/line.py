@@ -9,13 +9,10 @@ from collections.abc import Awaitable, Callable
 from openhcs_jupyter.config import save_setting
 from openhcs_jupyter.door import DEFAULT_NAME, Source, read_source
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics import views
-from openhcs_jupyter.magics.cache_view import cleared_or_shown
 from openhcs_jupyter.magics.cell import run_source
 from openhcs_jupyter.magics.display import display_for
 from openhcs_jupyter.magics.errors import long, reported
 from openhcs_jupyter.magics.follow import Pause, cancel, follow
-from openhcs_jupyter.magics.gpu_view import gpus_view
 from openhcs_jupyter.magics.options import (
     REPLAYED,
     CommandParser,
@@ -32,12 +29,15 @@ from openhcs_jupyter.magics.options import (
     run_options,
     split,
 )
-from openhcs_jupyter.magics.plan_view import plan_view
-from openhcs_jupyter.magics.plate_view import groups_view, plate_view, plates_view
-from openhcs_jupyter.magics.render import Rendered, show
 from openhcs_jupyter.magics.replay import find_kept, replay_cell
-from openhcs_jupyter.magics.settings import settings_view
 from openhcs_jupyter.magics.state import State, find_run
+from openhcs_jupyter.magics.views.cache import cleared_or_shown
+from openhcs_jupyter.magics.views.gpus import gpus_view
+from openhcs_jupyter.magics.views.plan import plan_view
+from openhcs_jupyter.magics.views.plates import groups_view, plate_view, plates_view
+from openhcs_jupyter.magics.views.render import Rendered, show
+from openhcs_jupyter.magics.views.runs import results_view, run_card, runs_view
+from openhcs_jupyter.magics.views.settings import settings_view
 from openhcs_jupyter.widgets.session import is_watched, widget_view
 
 Handler = Callable[[State, argparse.Namespace, Pause], Awaitable[None]]
@@ -239,14 +239,14 @@ async def _run_file(state: State, arguments: argparse.Namespace, pause: Pause) -
 async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
     from openhcs_jupyter.engine import list_runs
 
-    show(views.runs_view(list_runs(state.repository), state.repository.uri))
+    show(runs_view(list_runs(state.repository), state.repository.uri))
 
 
 async def _status(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
     if await _was_job(state, arguments, pause):
         return
     run = state.run(arguments.run)
-    show(views.run_card(run, state.sources.get(run.id)))
+    show(run_card(run, state.sources.get(run.id)))
 
 
 async def _attach(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
@@ -263,7 +263,7 @@ async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> 
         return
     run = state.run(arguments.run)
     await cancel(run, pause)
-    show(views.run_card(run, state.sources.get(run.id)))
+    show(run_card(run, state.sources.get(run.id)))
 
 
 async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -271,7 +271,7 @@ async def _results(state: State, arguments: argparse.Namespace, pause: Pause) ->
     if arguments.delete:
         sys.stdout.write(f"{state.repository.delete_results(run.id)}\n")
         return
-    show(views.results_view(run, state.sources.get(run.id)))
+    show(results_view(run, state.sources.get(run.id)))
 
 
 async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
@@ -309,7 +309,7 @@ async def _gpus(state: State, arguments: argparse.Namespace, pause: Pause) -> No
 
 
 async def _functions(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
-    from openhcs_jupyter.magics.functions_view import functions_view
+    from openhcs_jupyter.magics.views.functions import functions_view
 
     show(functions_view(arguments.search))
 

@@ -12,9 +12,9 @@ from openhcs_jupyter.door import CellError, RunOptions, Source
 from openhcs_jupyter.errors import RunError, ServerError, UsageError
 from openhcs_jupyter.magics.errors import RunInterrupted
 from openhcs_jupyter.magics.follow import Pause, raise_if_failed, until_stopped
-from openhcs_jupyter.magics.jobs_view import job_line, state_view
-from openhcs_jupyter.magics.render import Rendered, card, code, escape
 from openhcs_jupyter.magics.variables import SELECTED
+from openhcs_jupyter.magics.views.jobs import job_line, state_view
+from openhcs_jupyter.magics.views.render import Rendered, card, code, escape
 from openhcs_jupyter.widgets.session import session
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.magics.render import Rendered, card, code, escape
+from openhcs_jupyter.magics.views.render import Rendered, card, code, escape
 from openhcs_jupyter.widgets.session import is_watched
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openhcs_jupyter.magics.render import VENDOR_TYPE
+from openhcs_jupyter.magics.views.render import VENDOR_TYPE
 from tests.jupyter import TIMEOUT_S, Kernel
 
 NUCLEI = """%%openhcs nuclei {options}

@@ -8,7 +8,7 @@ import pytest
 
 from openhcs_jupyter import functions
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.functions_view import functions_view
+from openhcs_jupyter.magics.views.functions import functions_view
 
 
 def test_all_functions_are_listed_by_kind_with_a_line_each() -> None:

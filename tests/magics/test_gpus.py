@@ -11,7 +11,7 @@ import pytest
 
 from openhcs_jupyter.cli import main
 from openhcs_jupyter.kernel.doctor import examine
-from openhcs_jupyter.magics.gpu_view import gpus_view
+from openhcs_jupyter.magics.views.gpus import gpus_view
 from openhcs_jupyter.topology import Gpu, Simulation, Topology, load_topology, save_topology
 from tests.jupyter import Kernel
 from tests.topology.driver import SAMPLES, StubDriver

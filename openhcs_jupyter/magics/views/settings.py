@@ -5,7 +5,7 @@ from __future__ import annotations
 from openhcs_jupyter.config import Settings, config_file, load_settings
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.options import nearest
-from openhcs_jupyter.magics.render import Rendered, card, escape, grid
+from openhcs_jupyter.magics.views.render import Rendered, card, escape, grid
 
 
 def settings_view(name: str | None) -> Rendered:

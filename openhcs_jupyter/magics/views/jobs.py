@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.render import Rendered, count_text, grid, size_text, time_text
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, size_text, time_text
 
 if TYPE_CHECKING:
     from openhcs_jupyter.client import Profile, RemoteRun
@@ -55,7 +55,7 @@ def jobs_view(jobs: Sequence[Job], server: str, *, everybody: bool = False) -> R
 
 def job_view(run: RemoteRun) -> Rendered:
     """Show a job: as a run, or how it stands where it is not compiled yet."""
-    from openhcs_jupyter.magics.views import run_card
+    from openhcs_jupyter.magics.views.runs import run_card
 
     return run_card(run) if run.is_planned else state_view(run, run.known_job())
 

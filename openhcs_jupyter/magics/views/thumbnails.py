@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.magics import render
+from openhcs_jupyter.magics.views import render
 from openhcs_jupyter.widgets import pictures
 from openhcs_jupyter.widgets.results import picture_of
 

@@ -9,9 +9,9 @@ import msgspec
 
 from openhcs_jupyter.door import Source
 from openhcs_jupyter.events import Progress, UnitFailed
-from openhcs_jupyter.magics import render
 from openhcs_jupyter.magics.errors import failure_lines
-from openhcs_jupyter.magics.render import Rendered, count_text, grid, some
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, some
 from openhcs_jupyter.model import ResultSpec, RunStatus
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def results_view(run: Run, source: Source | None = None) -> Rendered:
     source
         The cell that defined it; failing lines are quoted.
     """
-    from openhcs_jupyter.magics.thumbnails import thumbnails
+    from openhcs_jupyter.magics.views.thumbnails import thumbnails
 
     view = view_of(run)
     shown = run_card(run, source)

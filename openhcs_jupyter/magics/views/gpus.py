@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.render import Grid, Rendered, count_text, grid, indented, size_text, some
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Grid, Rendered, count_text, grid, indented, size_text, some
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan

@@ -10,8 +10,8 @@ from typing import Any
 
 from openhcs_jupyter import functions
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.render import Rendered, grid, indented
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Rendered, grid, indented
 from openhcs_jupyter.pipeline.contracts import contract_of
 
 _KINDS = {

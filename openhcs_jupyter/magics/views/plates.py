@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, indented, some
 from openhcs_jupyter.model import Layout, Plate, PlateSummary
 from openhcs_jupyter.repository import Group
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.render import Rendered, count_text, grid, size_text
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, size_text
 
 if TYPE_CHECKING:
     from openhcs_jupyter.engine.cache import Usage

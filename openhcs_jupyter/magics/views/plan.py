@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openhcs_jupyter.magics import render
-from openhcs_jupyter.magics.gpu_view import devices_grid, moves_text
-from openhcs_jupyter.magics.render import Rendered, count_text, grid, indented, some
-from openhcs_jupyter.magics.views import results_grid
+from openhcs_jupyter.magics.views import render
+from openhcs_jupyter.magics.views.gpus import devices_grid, moves_text
+from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, indented, some
+from openhcs_jupyter.magics.views.runs import results_grid
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
