@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from omero.gateway import BlitzGateway
 
 from openhcs_jupyter.repository.omero import OmeroRepository
 from tests.omero_standin.process import StandIn
@@ -34,12 +35,12 @@ class RealServer:
 
 
 class Lab:
-    """A stand-in in a folder of its own; start it with ``with lab.server``.
+    """A stand-in with a folder of its own; a context manager, in which it runs.
 
     Where ``OMERO_HOST`` names a server, it is that one, with what ``deploy/import_plates.py`` made there.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, idle_s: float = 600) -> None:
         self.host = os.environ.get("OMERO_HOST", "127.0.0.1")
         self.server: Any
         if "OMERO_HOST" in os.environ:
@@ -54,7 +55,16 @@ class Lab:
         self.made_by_client = sample.plate("drawn", screen=self.screen)
         self.imported = sample.plate("acquired", imported=True, screen=self.screen)
         self.private = sample.plate("hidden", owner="mallory", of="private")
-        self.server = StandIn(folder, *options)
+        self.server = StandIn(folder, idle_s)
+
+    def __enter__(self) -> Self:
+        if not isinstance(self.server, RealServer):
+            self.sample.close()
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.__exit__()
 
     def uri(self, user: str) -> str:
         return f"omero://{user}@{self.host}:{self.server.port}"
@@ -64,6 +74,15 @@ class Lab:
         repository = OmeroRepository(self.uri(user), lambda _: password or PASSWORDS[user])
         repository.reach()
         return repository
+
+    def login(self, user: str, password: str | None = None) -> BlitzGateway:
+        """Log in as somebody with omero-py's own gateway; who asks for it closes it."""
+        connection = BlitzGateway(user, password or PASSWORDS[user], host=self.host, port=self.server.port, secure=True)
+        if not connection.connect():
+            why = connection.getLastError()
+            connection.close()
+            raise ConnectionError(str(why))
+        return connection
 
     def _found(self, user: str, name: str, folder: Path) -> tuple[int, MadePlate]:
         """Find a plate by its name; its pixels are those that `write_plate` always makes."""

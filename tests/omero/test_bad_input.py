@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
 
-from omero.gateway import BlitzGateway
 
 from openhcs_jupyter import Labels, Step, Table, measure
 from openhcs_jupyter.compiler import compile
-from openhcs_jupyter.engine import fork_server, run
+from openhcs_jupyter.engine import run
 from openhcs_jupyter.errors import OpenHCSError, RepositoryError
 from openhcs_jupyter.functions import max_projection
 from openhcs_jupyter.pipeline import Pipeline
@@ -26,7 +26,6 @@ from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.romio import path_of
 from openhcs_jupyter.topology import discover
 from tests.omero.lab import Lab
-from tests.omero_standin.sample import PASSWORDS
 from tests.plates import MadePlate
 
 pytestmark = [
@@ -73,36 +72,12 @@ class Ward(Lab):
 
 
 @pytest.fixture(scope="module")
-def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    made = Ward(tmp_path_factory.mktemp("omero"))
-    with made.server:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    with Ward(tmp_path_factory.mktemp("omero")) as made:
         yield made
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENHCS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        fork_server().stop()
-        yield
-    fork_server().stop()
-
-
-@pytest.fixture
-def ada(ward: Ward) -> Iterator[OmeroRepository]:
-    with ward.join("ada") as repository:
-        yield repository
-
-
-@pytest.fixture
-def direct(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> Iterator[OmeroRepository]:
-    monkeypatch.setenv("OPENHCS_OMERO_BINARY_REPOSITORY", str(ward.server.binary_repository))
-    with ward.join("ada") as repository:
-        yield repository
-
-
-def names_of(ward: Ward, repository: OmeroRepository) -> dict[str, int]:
+def names_of(repository: OmeroRepository) -> dict[str, int]:
     """Count what is in OMERO."""
     counts = {}
     for kind in ("Plate", "Image", "Roi", "Annotation", "OriginalFile", "Dataset"):
@@ -134,30 +109,30 @@ class TestReading:
         with pytest.raises(RepositoryError, match=r"No OMERO server answers at no-such-host\.invalid:4064: DNS"):
             OmeroRepository("omero://ada@no-such-host.invalid", lambda _: "secret").reach()
 
-    def test_fields_whose_images_may_not_be_seen_are_left_out_and_named(self, ward: Ward, ada: OmeroRepository) -> None:
-        plate = ada.plate(ward.hidden_well)
+    def test_fields_whose_images_may_not_be_seen_are_left_out_and_named(self, lab: Ward, ada: OmeroRepository) -> None:
+        plate = ada.plate(lab.hidden_well)
         assert [well.name for well in plate.wells] == ["A01"]
         told = ada.told_of([plate.wells[0].fields[0].images[0]])
         assert "No image that you may see has B02 field 1, B02 field 2: left out." in told
 
-    def test_an_image_that_is_still_importing(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_an_image_that_is_still_importing(self, lab: Ward, ada: OmeroRepository) -> None:
         with pytest.raises(RepositoryError, match=r"B02 field 2 of importing .* has no pixels yet"):
-            ada.plate(ward.importing)
+            ada.plate(lab.importing)
         with pytest.raises(RepositoryError, match=r"Plate \d+ \(empty\) has no images"):
-            ada.plate(ward.empty)
+            ada.plate(lab.empty)
 
-    def test_a_file_that_is_missing_costs_its_field_only(self, ward: Ward, direct: OmeroRepository) -> None:
+    def test_a_file_that_is_missing_costs_its_field_only(self, lab: Ward, direct: OmeroRepository) -> None:
         with pytest.raises(OpenHCSError, match=r"A01 field 2: .*does not give plane"):
-            projected(direct, ward.lost).result()
-        done = projected(direct, ward.lost)
+            projected(direct, lab.lost).result()
+        done = projected(direct, lab.lost)
         assert done.wait(60)
         assert [(failure.well, failure.field) for failure in done.failures] == [("A01", 2)]
-        assert any(f"{ward.lost_file} is not there" in notice for notice in done.notices)
+        assert any(f"{lab.lost_file} is not there" in notice for notice in done.notices)
 
-    def test_an_image_that_omero_keeps_as_a_pyramid(self, ward: Ward, ada: OmeroRepository) -> None:
-        check(ada, ward.large, ward.large_made)
-        image = ada.plate(ward.large).wells[0].fields[0].images[0]
-        ward.server.ask(no_pyramids=True)
+    def test_an_image_that_omero_keeps_as_a_pyramid(self, lab: Ward, ada: OmeroRepository) -> None:
+        check(ada, lab.large, lab.large_made)
+        image = ada.plate(lab.large).wells[0].fields[0].images[0]
+        lab.server.ask(no_pyramids=True)
         try:
             with (
                 ada.open(image) as source,
@@ -165,54 +140,54 @@ class TestReading:
             ):
                 source.plane(0, 0, 0)
         finally:
-            ward.server.ask(no_pyramids=False)
+            lab.server.ask(no_pyramids=False)
 
-    def test_files_outside_of_the_repository_are_not_opened(self, ward: Ward, direct: OmeroRepository) -> None:
-        plate = direct.plate(ward.outside)
+    def test_files_outside_of_the_repository_are_not_opened(self, lab: Ward, direct: OmeroRepository) -> None:
+        plate = direct.plate(lab.outside)
         (told,) = direct.told_of([plate.wells[0].fields[0].images[0]])
         assert "come through the OMERO server" in told
         assert "outside of" in told
 
-    def test_a_session_that_ends_in_mid_run(self, ward: Ward, ada: OmeroRepository) -> None:
-        ward.server.ask(slow_s=0.3)
+    def test_a_session_that_ends_in_mid_run(self, lab: Ward, ada: OmeroRepository) -> None:
+        lab.server.ask(slow_s=0.3)
         try:
             going = projected(ada, "drawn")
             until = time.monotonic() + 30
             while not going.progress.stages[0].done:
                 assert time.monotonic() < until
                 time.sleep(0.05)
-            ward.server.ask(close_sessions=True)
+            lab.server.ask(close_sessions=True)
             with pytest.raises(OpenHCSError, match=r"has ended[\s\S]*--resume"):
                 going.result()
         finally:
-            ward.server.ask(slow_s=0)
-        with ward.join("ada") as again:
+            lab.server.ask(slow_s=0)
+        with lab.join("ada") as again:
             pipeline = Pipeline([Step(max_projection, save=True, name="mip")], name="projected")
             plan = compile(pipeline, again.plate("drawn"), discover(), workers=1)
             assert run(plan, resume="last").result().status == "done"
 
 
 class TestOmeZarr:
-    def test_registered_images_are_read_in_place(self, ward: Ward, direct: OmeroRepository) -> None:
-        check(direct, ward.zarr, ward.zarr_made)
-        images = [field.images[0] for _, field in direct.plate(ward.zarr).fields()]
+    def test_registered_images_are_read_in_place(self, lab: Ward, direct: OmeroRepository) -> None:
+        check(direct, lab.zarr, lab.zarr_made)
+        images = [field.images[0] for _, field in direct.plate(lab.zarr).fields()]
         assert direct.told_of(images) == ("4 of 4 images are read in place.",)
-        ward.server.ask(calls=True)
+        lab.server.ask(calls=True)
         direct.open(images[2]).plane(0, 1, 2)
-        assert not [call for call in ward.server.ask(calls=True)["calls"] if call.startswith("RawPixels")]
+        assert not [call for call in lab.server.ask(calls=True)["calls"] if call.startswith("RawPixels")]
 
-    def test_those_outside_of_the_repository_come_through_the_server(self, ward: Ward, direct: OmeroRepository) -> None:
-        plate = direct.plate(ward.zarr_elsewhere)
+    def test_those_outside_of_the_repository_come_through_the_server(self, lab: Ward, direct: OmeroRepository) -> None:
+        plate = direct.plate(lab.zarr_elsewhere)
         (told,) = direct.told_of([plate.wells[0].fields[0].images[0]])
         assert "lies outside of" in told
 
-    def test_those_that_are_not_what_the_server_gives(self, ward: Ward, direct: OmeroRepository) -> None:
-        image = direct.plate(ward.zarr).wells[0].fields[0].images[0]
-        folder = Path(direct.places_of(ward.zarr)[image.id].zarr)
+    def test_those_that_are_not_what_the_server_gives(self, lab: Ward, direct: OmeroRepository) -> None:
+        image = direct.plate(lab.zarr).wells[0].fields[0].images[0]
+        folder = Path(direct.places_of(lab.zarr)[image.id].zarr)
         chunk = folder / "0" / "0" / "0" / "0" / "0" / "0"
         away = chunk.rename(folder / "away")
         try:
-            told = direct.told_of([direct.plate(ward.zarr).wells[0].fields[0].images[0]])
+            told = direct.told_of([direct.plate(lab.zarr).wells[0].fields[0].images[0]])
         finally:
             away.rename(chunk)
         assert "not what the server gives" in told[0]
@@ -220,24 +195,24 @@ class TestOmeZarr:
 
 class TestDatasets:
     @pytest.mark.parametrize("name", ["Dataset:{0}", "controls", "https://omero.lab/webclient/?show=dataset-{0}"])
-    def test_the_images_of_a_dataset_are_fields_of_one_well(self, ward: Ward, ada: OmeroRepository, name: str) -> None:
-        check(ada, name.format(ward.dataset), ward.dataset_made)
+    def test_the_images_of_a_dataset_are_fields_of_one_well(self, lab: Ward, ada: OmeroRepository, name: str) -> None:
+        check(ada, name.format(lab.dataset), lab.dataset_made)
 
-    def test_a_single_image(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_a_single_image(self, lab: Ward, ada: OmeroRepository) -> None:
         image = ada.plate("controls").wells[0].fields[1].images[0].id
         plate = ada.plate(f"Image:{image}")
         assert [field.images[0].id for _, field in plate.fields()] == [image]
         assert ada.plate(plate.id).name == plate.name == "controls 2"
         assert ada.plate("Image:controls 2") == plate
 
-    def test_wells_and_images_of_a_plate_stand_for_their_part_of_it(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_wells_and_images_of_a_plate_stand_for_their_part_of_it(self, lab: Ward, ada: OmeroRepository) -> None:
         whole = ada.plate("drawn")
         well = whole.wells[1]
         assert ada.plate(f"Well:{well.id}").wells == (well,)
         (part,) = ada.plate(f"https://x/webclient/?show=image-{well.fields[1].images[0].id}").wells
         assert (part.name, part.fields) == ("B02", well.fields[1:])
 
-    def test_results_stand_in_a_dataset_beside_it(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_results_stand_in_a_dataset_beside_it(self, lab: Ward, ada: OmeroRepository) -> None:
         steps = [
             Step(max_projection, save=True, name="mip"),
             Step(blocks, channel="DAPI", outputs=Labels("blocks")),
@@ -245,42 +220,38 @@ class TestDatasets:
         ]
         plate = ada.plate("controls")
         done = run(compile(Pipeline(steps, name="around"), plate, discover(), save=True, workers=1)).result()
-        gateway = BlitzGateway("ada", PASSWORDS["ada"], host="127.0.0.1", port=ward.server.port, secure=True)
-        assert gateway.connect()
-        try:
-            project = gateway.getObject("Project", ward.project)
+        with closing(lab.login("ada")) as gateway:
+            project = gateway.getObject("Project", lab.project)
             made = next(one for one in project.listChildren() if one.getName() == "controls around mip")
             images = sorted(made.listChildren(), key=lambda image: image.getName())
-            expected = np.max([ward.dataset_made.plane("A01", 2, 1, z) for z in range(3)], axis=0)
+            expected = np.max([lab.dataset_made.plane("A01", 2, 1, z) for z in range(3)], axis=0)
             np.testing.assert_array_equal(images[1].getPrimaryPixels().getPlane(0, 1, 0), expected)
-            source = gateway.getObject("Dataset", ward.dataset)
+            source = gateway.getObject("Dataset", lab.dataset)
             assert "openmicroscopy.org/omero/bulk_annotations" in {one.getNs() for one in source.listAnnotations()}
             rois = gateway.getRoiService().findByImage(plate.wells[0].fields[0].images[0].id, None).rois
             assert len(rois) == 4
-        finally:
-            gateway.close()
         kept = ada.trace(f"Dataset:{made.getId()}")
         assert kept.record.id == done.id
-        before = names_of(ward, ada)
+        before = names_of(ada)
         saved = len([spec for spec in done.plan.results if spec.kind == "image"])
         assert f"{saved} Dataset" in ada.delete_results(done.id)
-        after = names_of(ward, ada)
+        after = names_of(ada)
         assert before["Image"] - after["Image"] == 2 * saved
         assert before["Roi"] - after["Roi"] == 8
 
 
 class TestResults:
     def test_a_group_that_is_read_only_is_told_before_anything_is_computed(
-        self, ward: Ward, ada: OmeroRepository
+        self, lab: Ward, ada: OmeroRepository
     ) -> None:
-        before = names_of(ward, ada)
+        before = names_of(ada)
         started = time.monotonic()
         with pytest.raises(OpenHCSError, match=r"You may read Plate \d+ \(of grace\), but"):
-            projected(ada, ward.read_only, save=True).result()
+            projected(ada, lab.read_only, save=True).result()
         assert time.monotonic() - started < 20
-        assert names_of(ward, ada) == before
+        assert names_of(ada) == before
 
-    def test_a_table_of_771_columns(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_a_table_of_771_columns(self, lab: Ward, ada: OmeroRepository) -> None:
         steps = [Step(wide, outputs=Table("wide"))]
         plate = ada.plate("drawn")
         done = run(compile(Pipeline(steps, name="wide"), plate, discover(), save=True, workers=1)).result()
@@ -306,13 +277,13 @@ class TestResults:
         for name in expected.columns:
             assert found[name] == list(expected[name])
 
-    def test_thousands_of_objects_come_and_go(self, ward: Ward, ada: OmeroRepository) -> None:
+    def test_thousands_of_objects_come_and_go(self, lab: Ward, ada: OmeroRepository) -> None:
         steps = [Step(many, channel="DAPI", outputs=Labels("many"))]
-        before = names_of(ward, ada)
+        before = names_of(ada)
         done = run(compile(Pipeline(steps, name="many"), ada.plate("drawn"), discover(), save=True, workers=2)).result()
-        assert names_of(ward, ada)["Roi"] - before["Roi"] == 4 * _LABELS
+        assert names_of(ada)["Roi"] - before["Roi"] == 4 * _LABELS
         ada.delete_results(done.id)
-        assert names_of(ward, ada) == before
+        assert names_of(ada) == before
 
 
 _LABELS = 12 * 32

@@ -101,22 +101,9 @@ class BrokerProcess:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("omero"))
-    with made.server:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def broker(lab: Lab) -> Iterator[BrokerProcess]:
     with BrokerProcess(lab, "--plates") as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENHCS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ pipeline_steps = [Step(max_projection, save=True, name="mip"), Step(gaussian_blu
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("omero"))
-    with made.server:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     folder = tmp_path_factory.mktemp("jupyter")
     with pytest.MonkeyPatch.context() as patch:

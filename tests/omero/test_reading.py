@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +18,11 @@ from tests.omero.lab import Lab
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("omero"))
-    with made.server:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENHCS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture
-def ada(lab: Lab) -> Iterator[OmeroRepository]:
-    with lab.join("ada") as repository:
-        assert isinstance(repository, OmeroRepository)
-        yield repository
-
-
 class TestConnecting:
-    def test_a_wrong_password_says_so_and_not_what_it_was(self, lab: Lab) -> None:
+    def test_a_wrong_password_says_so_and_not_what_it_was(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # no session is there to join
         with pytest.raises(RepositoryError, match="does not let ada in") as told:
             lab.join("ada", "typed wrong"[::-1])
         shown = "".join(traceback.TracebackException.from_exception(told.value, capture_locals=False).format())
@@ -55,8 +37,8 @@ class TestConnecting:
             assert isinstance(again, OmeroRepository)
             assert again.connection.key == ada.connection.key
 
-    def test_nobody_else_reads_the_key(self, ada: OmeroRepository, tmp_path: Path) -> None:
-        kept = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    def test_nobody_else_reads_the_key(self, ada: OmeroRepository, places: Path) -> None:
+        kept = [path for path in (places / "state").rglob("*") if path.is_file()]
         assert kept
         assert all(path.stat().st_mode & 0o077 == 0 for path in [*kept, *(path.parent for path in kept)])
 
@@ -106,12 +88,6 @@ class TestPlates:
 
 
 class TestInPlace:
-    @pytest.fixture
-    def direct(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[OmeroRepository]:
-        monkeypatch.setenv("OPENHCS_OMERO_BINARY_REPOSITORY", str(lab.server.binary_repository))
-        with lab.join("ada") as repository:
-            yield repository
-
     def test_own_files_are_mapped_and_the_server_is_not_asked(self, lab: Lab, direct: OmeroRepository) -> None:
         number, made = lab.made_by_client
         plate = direct.plate(number)

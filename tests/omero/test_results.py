@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from omero.gateway import BlitzGateway
 
 from openhcs_jupyter import Labels, Step, Table
 from openhcs_jupyter.compiler import compile
-from openhcs_jupyter.engine import fork_server, run
+from openhcs_jupyter.engine import run
 from openhcs_jupyter.functions import max_projection, measure_objects
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.topology import discover
 from tests.omero.lab import Lab
-from tests.omero_standin.sample import PASSWORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,37 +31,6 @@ def blobs(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels[:, 10:15, 20:22] = 2
     labels[:, 14, 22] = 2
     return stack, labels
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("omero"))
-    with made.server:
-        yield made
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENHCS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        fork_server().stop()  # workers have the environment of their server's start
-        yield
-    fork_server().stop()
-
-
-@pytest.fixture
-def ada(lab: Lab) -> Iterator[OmeroRepository]:
-    with lab.join("ada") as repository:
-        yield repository
-
-
-@pytest.fixture
-def gateway(lab: Lab) -> Iterator[BlitzGateway]:
-    connection = BlitzGateway("ada", PASSWORDS["ada"], host=lab.host, port=lab.server.port, secure=True)
-    assert connection.connect()
-    yield connection
-    connection.close()
 
 
 def pipeline() -> Pipeline:
@@ -88,11 +55,25 @@ def derived(gateway: BlitzGateway, done: Any) -> Any:
     return plate
 
 
+@pytest.fixture(scope="module")
+def of_drawn(lab: Lab) -> Any:
+    """Return a run on a plate that a client made."""
+    with lab.join("ada") as repository:
+        return analysed(repository, lab.made_by_client[0])
+
+
+@pytest.fixture(scope="module")
+def of_acquired(lab: Lab) -> Any:
+    """Return a run on an imported plate."""
+    with lab.join("ada") as repository:
+        return analysed(repository, lab.imported[0])
+
+
 def test_a_derived_plate_with_the_same_wells_fields_and_channels(
-    lab: Lab, ada: OmeroRepository, gateway: BlitzGateway
+    lab: Lab, gateway: BlitzGateway, of_drawn: Any
 ) -> None:
-    number, made = lab.made_by_client
-    done = analysed(ada, number)
+    _, made = lab.made_by_client
+    done = of_drawn
     plate = derived(gateway, done)
     assert plate.getName() == "drawn spots mip"
     assert [screen.getName() for screen in plate.listParents()] == ["Screen one"]
@@ -109,10 +90,10 @@ def test_a_derived_plate_with_the_same_wells_fields_and_channels(
             np.testing.assert_array_equal(image.getPrimaryPixels().getPlane(0, 1, 0), expected)
 
 
-def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, gateway: BlitzGateway, of_acquired: Any) -> None:
     from omero_rois import masks_from_label_image
 
-    done = analysed(ada, lab.imported[0])
+    done = of_acquired
     service = gateway.getRoiService()
     for well in gateway.getObject("Plate", lab.imported[0]).listChildren():
         for sample in well.listChildren():
@@ -126,8 +107,8 @@ def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, ada: OmeroRepo
                 assert (shape.x.val, shape.y.val) == (other.x.val, other.y.val)
 
 
-def test_tables_name_well_image_and_roi(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
-    done = analysed(ada, lab.imported[0])
+def test_tables_name_well_image_and_roi(lab: Lab, gateway: BlitzGateway, of_acquired: Any) -> None:
+    done = of_acquired
     plate = gateway.getObject("Plate", lab.imported[0])
     (annotation,) = [
         one
@@ -147,8 +128,8 @@ def test_tables_name_well_image_and_roi(lab: Lab, ada: OmeroRepository, gateway:
     assert all(number > 0 for number in values["Roi"])
 
 
-def test_provenance_stands_at_both_plates(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
-    done = analysed(ada, lab.made_by_client[0])
+def test_provenance_stands_at_both_plates(lab: Lab, gateway: BlitzGateway, of_drawn: Any) -> None:
+    done = of_drawn
     for plate in (derived(gateway, done), gateway.getObject("Plate", lab.made_by_client[0])):
         (pairs,) = [
             dict(one.getValue())
@@ -160,9 +141,11 @@ def test_provenance_stands_at_both_plates(lab: Lab, ada: OmeroRepository, gatewa
     assert {"provenance.json", "plan.json"} <= files
 
 
-def test_results_are_deleted_and_nothing_else(lab: Lab, ada: OmeroRepository, gateway: BlitzGateway) -> None:
+def test_results_are_deleted_and_nothing_else(
+    lab: Lab, ada: OmeroRepository, gateway: BlitzGateway, of_drawn: Any
+) -> None:
     number = lab.made_by_client[0]
-    kept, gone = analysed(ada, number), analysed(ada, number)
+    kept, gone = of_drawn, analysed(ada, number)
     before = {image.getId() for image in gateway.getObjects("Image")}
     plates = len([spec for spec in gone.plan.results if spec.kind == "image"])
     assert f"{plates} Plate" in ada.delete_results(gone.id)
@@ -175,14 +158,10 @@ def test_results_are_deleted_and_nothing_else(lab: Lab, ada: OmeroRepository, ga
     assert ada.plate(number).wells
 
 
-def test_pixels_that_came_from_files_give_the_same_results(
-    lab: Lab, ada: OmeroRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    through_server = analysed(ada, lab.made_by_client[0])
-    monkeypatch.setenv("OPENHCS_OMERO_BINARY_REPOSITORY", str(lab.server.binary_repository))
-    with lab.join("ada") as direct:
-        plan = compile(pipeline(), direct.plate(lab.made_by_client[0]), discover(), workers=2)
-        in_place = run(plan, force=True).result()
+def test_pixels_that_came_from_files_give_the_same_results(lab: Lab, direct: OmeroRepository, of_drawn: Any) -> None:
+    through_server = of_drawn
+    plan = compile(pipeline(), direct.plate(lab.made_by_client[0]), discover(), workers=2)
+    in_place = run(plan, force=True).result()
     assert any("through the OMERO server" in line for line in through_server.notices)
     told, rate = in_place.notices
     assert told == "4 of 4 images are read in place."

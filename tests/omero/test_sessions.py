@@ -53,21 +53,8 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("omero"), "--idle", str(_IDLE_S))
-    with made.server:
+    with Lab(tmp_path_factory.mktemp("omero"), _IDLE_S) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENHCS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture
-def ada(lab: Lab) -> Iterator[OmeroRepository]:
-    with lab.join("ada") as repository:
-        yield repository
 
 
 def wait_until(found: Callable[[], object], within_s: float = 20) -> None:
@@ -86,7 +73,7 @@ def has_ended(process: Path) -> bool:
 
 def test_computing_that_holds_the_interpreter_does_not_end_the_session(lab: Lab, ada: OmeroRepository) -> None:
     ada.connection.close()  # only the other process keeps the session
-    command = [sys.executable, "-W", "ignore", "-c", _STARVED, lab.uri("ada"), str(3 * _IDLE_S)]
+    command = [sys.executable, "-W", "ignore", "-c", _STARVED, lab.uri("ada"), str(2 * _IDLE_S)]
     subprocess.run(command, check=True, cwd=_ROOT, timeout=60)
 
 

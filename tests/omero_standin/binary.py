@@ -29,7 +29,6 @@ class BinaryRepository:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.insecure_router = ""
         for name in ("Pixels", "Files", "Thumbnails", "ManagedRepository"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 

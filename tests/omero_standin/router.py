@@ -121,9 +121,8 @@ for _name in _STATELESS:
 class Router(Glacier2.Router):
     """Takes passwords and gives sessions."""
 
-    def __init__(self, world: World, passwords: dict[str, str]) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._passwords = passwords
 
     def getClientProxy(self, current: Any = None) -> Any:
         return None
@@ -146,6 +145,8 @@ class Router(Glacier2.Router):
 
     def _session(self, user: str, password: str, current: Any) -> Any:
         self._world.count("Router.createSession")
+        if self._world.store is None:
+            raise Glacier2.PermissionDeniedException("nothing is served")
         context = dict(current.ctx or {}) if current else {}
         session = self._joined(user, password) or self._new(user, password, context)
         identity = Ice.Identity(name=session.uuid, category=f"session-{Ice.generateUUID()}")
@@ -162,7 +163,10 @@ class Router(Glacier2.Router):
             session = next((Session(self._world.store, one) for one in records), None)
         if session is None or not session.is_open:
             return None
-        self._world.touch(session)
+        try:
+            self._world.touch(session)
+        except omero.RemovedSessionException:
+            return None
         self._world.sessions[session.uuid] = session
         return session
 
@@ -170,7 +174,7 @@ class Router(Glacier2.Router):
         store = self._world.store
         with store.lock:
             found = next((one for one in store.all("Experimenter") if one.values["omeName"] == user), None)
-            if found is None or self._passwords.get(user) != password:
+            if found is None or self._world.passwords.get(user) != password:
                 log.info("no session for %s", user)
                 raise Glacier2.PermissionDeniedException("Password check failed")
             groups = user_groups(store, found.id)

@@ -43,6 +43,11 @@ class Sample:
         }
         self.store.commit()
 
+    def close(self) -> None:
+        """Close the database, so that the stand-in has it."""
+        self.store.commit()
+        self.store.close()
+
     def screen(self, name: str, owner: str = "ada", of: str = "imaging") -> int:
         """Make a screen and return its id."""
         return self._add("Screen", {"name": name}, owner, of).id

@@ -18,12 +18,14 @@ log = logging.getLogger("omero_standin")
 
 
 class World:
-    """What all servants share."""
+    """What all servants share; its store is None while no folder is served."""
 
-    def __init__(self, store: Any, repository: Any, idle_s: float) -> None:
-        self.store = store
-        self.repository = repository
-        self.idle_s = idle_s
+    def __init__(self) -> None:
+        self.store: Any = None
+        self.repository: Any = None
+        self.passwords: dict[str, str] = {}
+        self.insecure_router = ""
+        self.idle_s = 600.0
         self.sessions: dict[str, Session] = {}
         self.used: dict[str, float] = {}
         self.calls: dict[str, int] = {}

@@ -1,4 +1,7 @@
-"""Starts the stand-in: ``python -m tests.omero_standin.server FOLDER [--idle SECONDS]`` prints its ports as JSON."""
+"""Starts the stand-in: ``python -m tests.omero_standin.server [FOLDER]`` prints its ports as JSON.
+
+It serves FOLDER, or what a line of JSON on its input says: ``{"serve": FOLDER}``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import logging
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from tests.omero_standin.binary import BinaryRepository
 from tests.omero_standin.grid import column_factories, repository_root
 from tests.omero_standin.router import Router
 from tests.omero_standin.servants import World
-from tests.omero_standin.sessions import GUEST, SYSTEM, USER, Session
+from tests.omero_standin.sessions import GUEST, SYSTEM, USER
 from tests.omero_standin.store import Ref, Store
 
 _ENUMERATIONS = {
@@ -98,6 +102,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def _communicator(folder: Path) -> Any:
+    """Make a communicator; `folder` is needed until then."""
     certificate, key = _certificate(folder)
     data = Ice.InitializationData()
     data.properties = Ice.createProperties()
@@ -127,31 +132,22 @@ def _communicator(folder: Path) -> Any:
 def main() -> None:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--idle", type=float, default=600, help="s after which an unused session ends")
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--insecure-port", type=int, default=0)
-    parser.add_argument("--binary-access-of-plates", action="store_true", help="as +plate in the server's policy")
     options = parser.parse_args()
-    logging.basicConfig(filename=options.folder / "server.log", level=logging.INFO)
-    if options.binary_access_of_plates:
-        Session.policy = "+read,+write,+image,+plate"
-    store = Store(options.folder / "database.log")
-    first_records(store)
-    repository = BinaryRepository(options.folder / "OMERO")
-    if not any(one.values.get("mimetype") == "Repository" for one in store.all("OriginalFile")):
-        store.add("OriginalFile", repository_root(str(repository.managed)))
-        store.commit()
-    passwords = json.loads((options.folder / "passwords.json").read_text())
-    communicator = _communicator(options.folder)
-    world = World(store, repository, options.idle)
+    with tempfile.TemporaryDirectory() as folder:
+        communicator = _communicator(Path(folder))
+    world = World()
     endpoints = f"ssl -h 127.0.0.1 -p {options.port}:tcp -h 127.0.0.1 -p {options.insecure_port}"
     adapter = communicator.createObjectAdapterWithEndpoints("OMERO", endpoints)
     world.adapter = adapter
-    adapter.add(Router(world, passwords), Ice.Identity(name="router", category="OMERO.Glacier2"))
+    adapter.add(Router(world), Ice.Identity(name="router", category="OMERO.Glacier2"))
     ports = {one.getInfo().type(): one.getInfo().port for one in adapter.getEndpoints()}
     secure, insecure = (ports[kind] for kind in (Ice.TCPEndpointType + 1, Ice.TCPEndpointType))
-    repository.insecure_router = f"OMERO.Glacier2/router:tcp -p {insecure} -h 127.0.0.1"
+    world.insecure_router = f"OMERO.Glacier2/router:tcp -p {insecure} -h 127.0.0.1"
+    if options.folder is not None:
+        _serve(world, options.folder)
     adapter.activate()
     print(json.dumps({"port": secure, "insecure_port": insecure}), flush=True)
     stopped = threading.Event()
@@ -160,6 +156,29 @@ def main() -> None:
     threading.Thread(target=_listen, args=(world,), daemon=True).start()
     stopped.wait()
     communicator.destroy()
+
+
+def _serve(world: World, folder: Path | None, idle_s: float = 600) -> None:
+    """Let go of the folder that was served, and of its sessions; serve another."""
+    for session in world.sessions.values():
+        session.record.values["closed"] = 0  # not written: who serves the folder again finds it open
+    world.sessions.clear()
+    if world.store is not None:
+        with world.store.lock:
+            world.store.close()
+    world.store = world.repository = None
+    world.slow_s, world.no_pyramids, world.idle_s = 0.0, False, idle_s
+    if folder is None:
+        return
+    logging.basicConfig(filename=folder / "server.log", level=logging.INFO, force=True)
+    store = Store(folder / "database.log")
+    first_records(store)
+    world.repository = BinaryRepository(folder / "OMERO")
+    if not any(one.values.get("mimetype") == "Repository" for one in store.all("OriginalFile")):
+        store.add("OriginalFile", repository_root(str(world.repository.managed)))
+        store.commit()
+    world.passwords = json.loads((folder / "passwords.json").read_text())
+    world.store = store
 
 
 def _listen(world: World) -> None:
@@ -171,6 +190,9 @@ def _listen(world: World) -> None:
 def _control(world: World, message: dict[str, Any]) -> None:
     """Do what a test asks for: tell the calls, close sessions, be slow."""
     answer: dict[str, Any] = {}
+    if "serve" in message:
+        folder = message["serve"]
+        _serve(world, Path(folder) if folder else None, message.get("idle_s", 600))
     if message.get("close_sessions"):
         with world.store.lock:
             for session in world.sessions.values():

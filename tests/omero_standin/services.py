@@ -313,7 +313,7 @@ class Configuration(Servant, omero.api.IConfig):
 
     def do_getConfigValue(self, key: str, *, context: dict[str, str]) -> str:
         if key == "omero.router.insecure":
-            return str(self.world.repository.insecure_router)
+            return str(self.world.insecure_router)
         if key == "omero.policy.binary_access":
             return str(self.session.policy)
         return self.values.get(key, "")

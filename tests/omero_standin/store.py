@@ -72,6 +72,8 @@ class Store:
         self._children: dict[tuple[str, str, Key], dict[int, None]] = defaultdict(dict)
         self._targets: dict[tuple[str, str], set[str]] = defaultdict(set)
         """By kind and attribute: the kinds to which it refers."""
+        self._referring: dict[Key, set[tuple[str, str]]] = defaultdict(set)
+        """By record: the kinds and attributes that refer to it, or did."""
         self._last: dict[str, int] = defaultdict(int)
         self._pending: list[tuple[str, Any]] = []
         self._load(log)
@@ -157,10 +159,9 @@ class Store:
 
     def referring(self, key: Key) -> Iterator[tuple[Record, str]]:
         """Iterate over the records that refer to one, and the attribute by which they do."""
-        for (root, name, target), numbers in list(self._children.items()):
-            if target == key:
-                for number in list(numbers):
-                    yield self._records[root][number], name
+        for root, name in sorted(self._referring.get(key, ())):
+            for number in list(self._children.get((root, name, key), ())):
+                yield self._records[root][number], name
 
     def _put(self, record: Record) -> None:
         root = schema.root_of(record.kind)
@@ -172,6 +173,7 @@ class Store:
                 place = (root, name, value.key)
                 kept.add(place)
                 self._targets[root, name].add(value.key[0])
+                self._referring[value.key].add((root, name))
                 self._children[place][record.id] = None
         if old is not None:
             self._forget(old, kept)

@@ -24,8 +24,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """Return a running stand-in, with nobody logged in."""
     for name in ("DATA", "STATE", "CONFIG", "RUNTIME"):
         monkeypatch.setenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", str(tmp_path / name.lower()))
-    made = Lab(tmp_path / "omero", "--idle", "20")
-    with made.server:
+    with Lab(tmp_path / "omero", 20) as made:
         yield made
 
 

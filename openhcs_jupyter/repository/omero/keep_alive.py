@@ -16,6 +16,8 @@ from typing import Any
 
 _SOON_S = 2.0
 """A server that was away is asked again after so long."""
+_JOINING_S = 10.0
+"""So long before it is needed, the session is joined at first: most programs leave it before, and save the work."""
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is meant for the kernel
     options = json.loads(sys.stdin.readline())
     client: Any = None
-    wait_s = 0.0
+    wait_s = max(0.0, options["every_s"] - _JOINING_S)
     while not _ended(wait_s):
         try:
             if client is None:
