@@ -76,6 +76,14 @@ class Kernel:
             updates,
         )
 
+    def reply(self, request: str, timeout: float = TIMEOUT_S) -> str:
+        """Wait for the reply to a request, and return its status."""
+        deadline = time.monotonic() + timeout
+        while True:
+            message = self.client.get_shell_msg(timeout=max(0.1, deadline - time.monotonic()))
+            if message["parent_header"]["msg_id"] == request:
+                return str(message["content"]["status"])
+
     def complete(self, code: str) -> list[str]:
         """Ask what may stand at the end of `code`."""
         reply = self.client.complete(code, len(code), reply=True, timeout=TIMEOUT_S)

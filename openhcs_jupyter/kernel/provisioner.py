@@ -17,13 +17,14 @@ from openhcs_jupyter.errors import RemoteError
 from openhcs_jupyter.kernel.keeper import MARK, PORTS, Order, Started
 from openhcs_jupyter.kernel.relay import Relay
 from openhcs_jupyter.kernel.remote import quoted, require_same_version
+from openhcs_jupyter.kernel.requests import Requests
 from openhcs_jupyter.kernel.ssh import Host
 from openhcs_jupyter.kernel.tunnel import Tunnel
 from openhcs_jupyter.kernel.windows import Windows
 from openhcs_jupyter.streaming.keys import private_folder, runtime_folder, short_folder
 
 _SIGTERM, _SIGINT = 15, 2
-OUTPUT = "iopub_port"
+OUTPUT, CELLS = "iopub_port", "shell_port"
 IDLE_HOURS = 12.0
 
 
@@ -86,6 +87,8 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
             folder=self.folder,
         )
         self._follows = False
+        if self.tunnel is not None:
+            self._requests.forget()
         given = msgspec.json.encode(order) + b"\n"
         script = f"exec {quoted(self.remote_python)} -m openhcs_jupyter.kernel.keeper"
         said = await asyncio.to_thread(host.run, script, given=given, timeout=self.launch_timeout)
@@ -110,16 +113,18 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
         assert host is not None
         self.pick_kernel_local_ports()
         place = short_folder(private_folder(runtime_folder() / f"remote-{secrets.token_hex(4)}"))
-        line = place / "line"
-        output = place / "iopub"
-        forwards = {f"{manager.ip}:{getattr(manager, name)}": self._sockets[name] for name in PORTS if name != OUTPUT}
-        forwards |= {str(line): self._sockets["line"], str(output): self._sockets[OUTPUT]}
+        line, output, cells = place / "line", place / "iopub", place / "shell"
+        ports = {name: f"{manager.ip}:{getattr(manager, name)}" for name in PORTS}
+        here = ports | {"line": str(line), OUTPUT: str(output), CELLS: str(cells)}
+        forwards = {here[name]: socket for name, socket in self._sockets.items()}
         windows = Windows(host.name, place, lambda more: tunnel.add(more), self.log)
-        relay = Relay(f"tcp://{manager.ip}:{getattr(manager, OUTPUT)}", str(output))
-        tunnel = Tunnel(host, forwards, line, relay, windows.show, self.log)
+        relay = Relay(f"tcp://{ports[OUTPUT]}", str(output))
+        requests = Requests(f"tcp://{ports[CELLS]}", str(cells))
+        tunnel = Tunnel(host, forwards, line, relay, requests, windows.show, self.log)
         await asyncio.to_thread(tunnel.open)
         relay.start()
-        self.tunnel, self._relay, self._place = tunnel, relay, place
+        requests.start()
+        self.tunnel, self._relay, self._requests, self._place = tunnel, relay, requests, place
 
     async def close_tunnels(self, tunnels_args: list[str]) -> None:
         """Leave the tunnel open: a kernel that follows has the same addresses."""
@@ -146,6 +151,7 @@ class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
             tunnel, self.tunnel = self.tunnel, None
             await asyncio.to_thread(tunnel.close)
             self._relay.close()
+            self._requests.close()
             shutil.rmtree(self._place, ignore_errors=True)
         if self.host is not None:
             await asyncio.to_thread(self.host.leave)

@@ -14,6 +14,7 @@ import msgspec
 
 from openhcs_jupyter.errors import RemoteError
 from openhcs_jupyter.kernel.relay import Relay
+from openhcs_jupyter.kernel.requests import Requests
 from openhcs_jupyter.kernel.ssh import Host
 from openhcs_jupyter.kernel.words import PING_S, Again, Ear, Hello, Ping, Shown, Told, View, Word, encode
 
@@ -35,6 +36,8 @@ class Tunnel:
         The socket here that is forwarded to the kernel's line.
     relay
         Passes the kernel's output on.
+    requests
+        Passes cells on to the kernel.
     view
         Called where the kernel wants something shown, in the thread; returns the answer.
     log
@@ -47,6 +50,7 @@ class Tunnel:
         forwards: Mapping[str, str],
         line: Path,
         relay: Relay,
+        requests: Requests,
         view: Callable[[View], Shown],
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
     ) -> None:
@@ -54,6 +58,7 @@ class Tunnel:
         self._forwards = dict(forwards)
         self._line = line
         self._relay = relay
+        self._requests = requests
         self._view = view
         self._log = log
         self._end = threading.Event()
@@ -107,6 +112,7 @@ class Tunnel:
                     if self.is_connected:
                         self._relay.hold()
                         self.is_connected = self._forward()
+                        self._requests.again()
                 if self.is_connected and self._talk():
                     tries = 0
             except Exception:  # noqa: BLE001 - whatever it was, the next try may succeed

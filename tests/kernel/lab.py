@@ -117,6 +117,18 @@ class Lab:
         for child in self.server.children(recursive=False):
             child.kill()
 
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Leave all connections open and dead, as a network does that is gone; new ones can be made."""
+        silent = [child for child in self.server.children(recursive=True) if "sshd" in command_of(child)]
+        for each in silent:
+            each.suspend()
+        try:
+            yield
+        finally:
+            for each in silent:
+                each.kill()
+
     def left(self) -> list[psutil.Process]:
         """List the processes that live in one of the two homes, beside this one and the server's own."""
         found = []

@@ -142,7 +142,7 @@ def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable
     printed = kernel.collect(request, 30).text.split()
     assert printed == [str(n) for n in range(int(printed[0]), 60)] + ["the", "end"]
     assert int(printed[0]) <= 2
-    assert kernel.client.get_shell_msg(timeout=10)["content"]["status"] == "ok"
+    assert kernel.reply(request, 10) == "ok"
 
 
 def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start: Callable[..., Kernel]) -> None:
@@ -163,9 +163,27 @@ def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start:
     assert kernel.manager.is_alive()
     made.start()
     assert kernel.collect(request, 30).text.strip() == "ended"
-    reply = kernel.client.get_shell_msg(timeout=10)
-    assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (request, "ok")
+    assert kernel.reply(request, 10) == "ok"
     assert kernel.run("print(1)").text.strip() == "1"
+
+
+def test_a_cell_that_is_sent_before_a_silent_cut_is_noticed_runs_once(
+    made: Lab, start: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openhcs_jupyter.kernel.ssh._ALIVE_S", 1)
+    kernel = start()
+    linked(kernel)
+    kernel.run("count = 0")
+    with made.silence():
+        request = kernel.send("count += 1\nprint(count)")
+        until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
+        linked(kernel)
+        assert kernel.collect(request, 30).text.strip() == "1"
+        assert kernel.reply(request, 10) == "ok"
+    assert kernel.run("print(count)").text.strip() == "1"
+    kernel.manager.restart_kernel()
+    kernel.client.wait_for_ready(timeout=TIMEOUT_S)
+    assert "NameError" in kernel.run("count").error
 
 
 def test_agents_and_machines_in_between_work_as_the_user_has_them(
