@@ -110,14 +110,14 @@ def starts(folder: Path, repeats: int) -> dict[str, float]:
 
 
 def _is_ready(one: ServerProcess) -> None:
-    """Wait until the process for the next job, and that for its workers, have imported what they need and rest."""
+    """Wait until the process for the next job, those for its workers, and that which forks them rest."""
     mark = (one.state / "mark").read_text()
 
     def rests() -> bool:
         pids = [pid for pid, seat in seats() if seat.startswith(mark)]
         before = {pid: _cpu(pid) for pid in pids}
         time.sleep(0.5)
-        return len(pids) >= 2 and all(_cpu(pid) == used for pid, used in before.items())
+        return len(pids) > 3 and all(_cpu(pid) == used for pid, used in before.items())
 
     until(rests)
 

@@ -14,6 +14,9 @@ from openhcs_jupyter.errors import UsageError
 
 _APP = "openhcs-jupyter"
 _PREFIX = "OPENHCS_"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Variables that keep libraries to one thread, for workers, of which there is one for each core; read by libraries when
+they are loaded."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,20 +25,18 @@ from typing import NoReturn
 FORK, REAP, DISMISS, IMPORT = b"F", b"R", b"D", b"I"
 ANSWER = struct.Struct("<q")
 
-_PRELOAD = (
+NEEDED = (
     "numpy",
-    "cv2",
-    "pandas",
-    "pyarrow",
-    "pyarrow.ipc",
-    "scipy.ndimage",
-    "tifffile",
-    "imagecodecs",
-    "openhcs_jupyter.functions._kernels",
+    "openhcs_jupyter.engine.worker",
     "openhcs_jupyter.repository.embedded.pixels",
     "openhcs_jupyter.repository.embedded.results",
-    "openhcs_jupyter.engine.worker",
+    "tifffile",
+    "imagecodecs",
+    "cv2",
 )
+"""What every worker needs."""
+LIKELY = ("scipy.ndimage", "pyarrow", "pandas", "pyarrow.ipc", "openhcs_jupyter.functions._kernels")
+"""What many need: a run asks for what its functions do, and the rest is imported while there is nothing else to do."""
 _KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
 _PR_SET_PDEATHSIG = 1
@@ -49,7 +47,7 @@ _SPARE_BYTES = 32 << 20
 
 def serve(control: socket.socket) -> NoReturn:
     """Fork and end workers until the other side closes `control`."""
-    _import(_PRELOAD)
+    _import(NEEDED)
     with suppress(OSError):  # who started it has ended already, and so does this
         control.sendall(ANSWER.pack(0))
     _Server(control).run()
@@ -64,11 +62,15 @@ class _Server:
         self._spares = _Spares(control)
         self._workers: set[int] = set()
         self._dismissed: set[int] = set()
+        self._likely = [module for module in LIKELY if module not in sys.modules]
 
     def run(self) -> None:
         while True:
-            if not self._workers and not self._spares.are_enough and self._is_idle():
-                self._spares.add()
+            if not self._workers and (self._likely or not self._spares.are_enough) and self._is_idle():
+                if not self._likely:
+                    self._spares.add()
+                while self._likely and self._is_idle(0):
+                    _import([self._likely.pop(0)])
                 continue
             try:
                 message, descriptors, _, _ = socket.recv_fds(self._control, 1 + ANSWER.size, 2)
@@ -82,8 +84,8 @@ class _Server:
         for pid in self._workers:
             _end(pid)
 
-    def _is_idle(self) -> bool:
-        return not select.select([self._control], [], [], _IDLE_S)[0]
+    def _is_idle(self, seconds: float = _IDLE_S) -> bool:
+        return not select.select([self._control], [], [], seconds)[0]
 
     def _do(self, what: bytes, number: int, descriptors: Sequence[int]) -> None:
         if what == FORK:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from openhcs_jupyter.config import ONE_THREAD
+from openhcs_jupyter.engine import forking
 from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP
 from openhcs_jupyter.errors import RunError
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PROGRAM = """
 import socket, sys
 from openhcs_jupyter.engine.forking import serve
@@ -25,12 +26,42 @@ serve(socket.socket(fileno=int(sys.argv[1])))
 """
 
 
+class _Branch:
+    """What `subprocess.Popen` is for a started process, for one that was forked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = False
+
+    def poll(self) -> int | None:
+        """Tell whether it has ended."""
+        with suppress(ChildProcessError):
+            self._ended = self._ended or os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return 0 if self._ended else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        if self.poll() is None:
+            descriptor = os.pidfd_open(self.pid)
+            ended = select.select([descriptor], [], [], timeout)[0]
+            os.close(descriptor)
+            if not ended:
+                raise subprocess.TimeoutExpired("fork server", timeout or 0)
+            self.poll()
+        return 0
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 class ForkServer:
     """The client's side: starts the process when it is needed, and asks it for workers. Safe to use from threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Branch | None = None
         self._control: socket.socket | None = None
         self._greeted = False
 
@@ -38,6 +69,18 @@ class ForkServer:
         """Start the process if it does not run; it imports in the background."""
         with self._lock:
             self._ensure()
+
+    def branch(self) -> None:
+        """Fork the process from this one, which has no threads yet: what it has imported need not be imported again."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if not pid:
+            ours.close()
+            os.setsid()
+            os.environ.update(ONE_THREAD)
+            forking.serve(theirs)
+        theirs.close()
+        self._process, self._control = _Branch(pid), ours
 
     def ready(self, timeout: float) -> bool:
         """Start the process if it does not run, and tell whether it has imported; waits for it up to `timeout` s."""
@@ -115,7 +158,7 @@ class ForkServer:
             ours, theirs = socket.socketpair()
             # It finds this package also where only the session's sys.path leads to it.
             path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-            environment = os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": path}
+            environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
             command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own code
                 command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True, stdin=subprocess.DEVNULL

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib.metadata
 import importlib.util
 import pathlib
+import re
 import sys
 import sysconfig
 import types
@@ -73,7 +73,7 @@ def own_module(name: str) -> OwnModule:
             continue
         text = pathlib.Path(spec.origin).read_bytes()
         files.append(text)
-        for imported in _imports(ast.parse(text), spec.name if spec.submodule_search_locations else spec.parent or ""):
+        for imported in _imports(text.decode(), spec.name if spec.submodule_search_locations else spec.parent or ""):
             top = imported.partition(".")[0]
             if top == OWN:
                 if imported.startswith(_FUNCTIONS) and imported not in seen:
@@ -85,35 +85,30 @@ def own_module(name: str) -> OwnModule:
     return OwnModule(digest.hexdigest(), frozenset(packages))
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in _executed(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = (
-                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                if node.level
-                else node.module
-            )
-            if base:
-                yield base
-                yield from (
-                    f"{base}.{alias.name}"
-                    for alias in node.names
-                    if base.startswith(OWN) and _is_module(base, alias.name)
-                )
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
-            # How lazy_loader imports.
-            yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
+_CHECKED = re.compile(r"^( *)if TYPE_CHECKING:\n(?:\1 .*\n|\n)*", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^ *(?:import (?P<module>[\w.]+)|from (?P<base>[\w.]+) import (?:\((?P<many>[^)]*)\)|(?P<few>[^\n#]*))"
+    r"|\w+ = lazy\w*\.load\(\"(?P<lazy>[\w.]+)\")",
+    re.MULTILINE,
+)
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Iterate over all nodes but those for type checkers only."""
-    yield node
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _executed(child)
+def _imports(text: str, package: str) -> Iterator[str]:
+    """Find what one of this package's modules imports, but for type checkers only.
+
+    Parsing it would take longer than all the rest of a fingerprint; what is looked at is as ruff writes it.
+    """
+    for found in _IMPORT.finditer(_CHECKED.sub("", text)):
+        base = found["base"]
+        if not base:
+            yield found["module"] or found["lazy"]
+            continue
+        if base.startswith("."):
+            base = importlib.util.resolve_name(base, package)
+        yield base
+        if base.startswith(OWN):
+            names = (name.split()[0] for name in (found["many"] or found["few"] or "").split(",") if name.split())
+            yield from (f"{base}.{name}" for name in names if _is_module(base, name))
 
 
 def _is_module(package: str, name: str) -> bool:

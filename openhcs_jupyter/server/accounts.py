@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,10 @@ from openhcs_jupyter.errors import UsageError
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 _OURS = "OPENHCS_"
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38
+_CAPABILITY_VERSION = 0x20080522
+_RIGHTS = 64
+"""More than the kernel has capabilities."""
 _SETGROUPS = {"x86_64": 116, "aarch64": 159}
 """Number of the system call that sets the groups of one thread; the C library's sets those of all."""
 
@@ -64,8 +67,7 @@ def check_starter(accounts: Mapping[str, Account]) -> None:
     Raises
     ------
     UsageError
-        If they cannot: the server has no right to, or there is no ``setpriv``; or if two owners share an account, or
-        one would run as root.
+        If they cannot, as the server has no right to; or if two owners share an account, or one would run as root.
     """
     uids: dict[int, str] = {}
     for owner, one in accounts.items():
@@ -79,8 +81,6 @@ def check_starter(accounts: Mapping[str, Account]) -> None:
         uids[one.uid] = owner
     if all(one.is_own for one in accounts.values()):
         return
-    if shutil.which("setpriv") is None:
-        raise UsageError("Jobs under other accounts need setpriv, and there is none.", "Install util-linux.")
     if os.geteuid() != 0:
         raise UsageError(
             "Jobs under other accounts need a server that may change accounts.",
@@ -88,24 +88,39 @@ def check_starter(accounts: Mapping[str, Account]) -> None:
         )
 
 
-def command(one: Account, words: Sequence[str]) -> list[str]:
-    """Return the command that runs another one under an account, without any right of the server's."""
+def become(one: Account) -> None:
+    """Turn this process into one of an account for good, without any right of the server's."""
     if one.is_own:
-        return list(words)
-    starter = shutil.which("setpriv") or "setpriv"
-    return [
-        starter, f"--reuid={one.uid}", f"--regid={one.gid}", "--init-groups", "--no-new-privs", "--inh-caps=-all",
-        "--bounding-set=-all", "--", *words,
-    ]  # fmt: skip
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    for right in range(_RIGHTS):
+        library.prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)  # refused where there is no such right
+    os.setgroups(one.groups)
+    os.setresgid(one.gid, one.gid, one.gid)
+    os.setresuid(one.uid, one.uid, one.uid)  # takes all rights
+    nothing = (ctypes.c_uint32 * 6)()
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    for what in (
+        library.capset(header, nothing),  # those that a program could inherit, too
+        library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        library.prctl(
+            _PR_SET_DUMPABLE, 1, 0, 0, 0
+        ),  # so that what /proc says of it is the account's, as of any process
+    ):
+        if what != 0:
+            raise PermissionError(f"the server's rights cannot be given up: {os.strerror(ctypes.get_errno())}")
 
 
-def environment(one: Account) -> dict[str, str]:
-    """Return the environment of an account's processes: the server's own only where the account is."""
+def common_environment() -> dict[str, str]:
+    """Return what of this process's environment is nobody's own."""
+    return {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_OURS)}
+
+
+def environment(one: Account, before: Mapping[str, str]) -> dict[str, str]:
+    """Make of an environment that of an account's processes."""
     if one.is_own:
-        return dict(os.environ)
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    kept |= {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
-    return kept | {"HOME": one.home, "USER": one.name, "LOGNAME": one.name, "SHELL": "/bin/sh"}
+        return dict(before)
+    return dict(before) | {"HOME": one.home, "USER": one.name, "LOGNAME": one.name, "SHELL": "/bin/sh"}
 
 
 def make_folder(path: Path, one: Account) -> None:

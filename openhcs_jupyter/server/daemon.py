@@ -80,7 +80,7 @@ class Server:
             stack.callback(self._folders.close)
             self._queue = Queue(self._folders.queue)
             stack.callback(self._queue.close)
-            self._seats = Seats(self._folders, settings.limits, warm=settings.warm)
+            self._seats = Seats(self._folders, settings.limits, warm=settings.warm, several=bool(self._accounts))
             stack.callback(self._seats.close)
             self._topology = discover()
             self._waker = Waker()

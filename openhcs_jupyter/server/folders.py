@@ -83,6 +83,10 @@ class Folders:
             path.write_text(secrets.token_hex(8))
         return path.read_text()
 
+    def new_mark(self) -> str:
+        """Return a mark for one of its processes."""
+        return f"{self.mark()}.{secrets.token_hex(8)}"
+
     def session(self, seat: str) -> Path:
         """Return where a process keeps the key of its session with OMERO."""
         return self._sessions / seat

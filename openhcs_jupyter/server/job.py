@@ -1,30 +1,24 @@
-"""A job's process: gets ready, is handed a job's folder, and runs it to its end whatever becomes of the server.
-
-``python -m openhcs_jupyter.server.job LIMITS``; its standard input is a socket to the server.
-"""
+"""What a job's process does: takes a job's folder, and runs the job to its end whatever becomes of the server."""
 
 from __future__ import annotations
 
 import linecache
 import os
-import select
 import signal
 import socket
 import sys
 import time
 import traceback
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
-from openhcs_jupyter.server import limits
-from openhcs_jupyter.server.orders import KEY_FILE, LOG, MODULES, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import LOG, MODULES, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.processes import KEY_FILE
 from openhcs_jupyter.server.protocol import JobState, NotCompiled, Planned, StateChanged
-from openhcs_jupyter.server.settings import Limits
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
@@ -32,24 +26,37 @@ if TYPE_CHECKING:
     from openhcs_jupyter.streaming import StreamServer
 
 CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
+SHARED = ("openhcs_jupyter.functions.words",)
+"""Modules that the process of a job has in common with its workers."""
+NEEDED = (
+    *SHARED,
+    "openhcs_jupyter.compiler",
+    "openhcs_jupyter.engine",
+    "openhcs_jupyter.door.start",
+    "openhcs_jupyter.repository.embedded",
+)
+"""Modules that every job needs."""
 _LONGEST_PATH = 4096
 _TICK_S = 0.05
-_REST_S = 1.0
 _PATIENCE_S = 600.0
 """So long a job waits for an OMERO that is away."""
 
 
-def main() -> None:
-    """Get ready, wait for a job, and do it."""
-    limits.apply(msgspec.json.decode(sys.argv[1], type=Limits))
-    os.umask(0o077)
-    server = socket.socket(fileno=os.dup(0))
-    _get_ready()
-    if not select.select([server], [], [], _REST_S)[0]:  # no job comes at once, so there is time
-        from openhcs_jupyter.server.rehearsal import rehearse
+def do_next(server: socket.socket) -> None:
+    """Get ready, wait for a job, and do it; without one, end with the server.
 
-        with suppress(Exception):  # the job itself says what is amiss
-            rehearse()
+    Parameters
+    ----------
+    server
+        Gives the job's folder and its lock.
+    """
+    for module in SHARED:
+        import_module(module)
+    from openhcs_jupyter.engine import fork_server
+
+    fork_server().branch()  # before there are threads, and before this process holds a lock
+    for module in NEEDED:
+        import_module(module)
     try:
         message, files, _, _ = socket.recv_fds(server, _LONGEST_PATH, 1)
     except OSError:
@@ -62,24 +69,6 @@ def main() -> None:
     folder = Path(os.fsdecode(message))
     _settle(folder)
     _do(folder)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # the server ends what is left; an orderly end would take it a tenth of a second
-
-
-def _get_ready() -> None:
-    """Import what every job needs; the engine's own fork server does so at the same time."""
-    from openhcs_jupyter.engine import fork_server
-
-    fork_server().start()
-    import openhcs_jupyter.compiler
-    import openhcs_jupyter.door.start
-    import openhcs_jupyter.functions.words
-    import openhcs_jupyter.repository.embedded
-    import openhcs_jupyter.streaming.keys  # noqa: F401
-    from openhcs_jupyter.functions.words import pipeline_words
-
-    pipeline_words()
 
 
 def _settle(folder: Path) -> None:
@@ -316,7 +305,3 @@ def _brief(error: BaseException, orders: Orders) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {error}{where}"
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -76,7 +75,6 @@ class Jobs:
         self._active: dict[str, Record] = {}
         self._kill_at: dict[str, float] = {}
         self._watched = 0.0
-        self._children: list[Any] = []
         self._dirty = True
         self._coming: dict[str, float] = {}
         """When owners came last."""
@@ -181,7 +179,6 @@ class Jobs:
             self._seats.sweep()
             self._prepare()
             self._dirty = True  # those that wait after a death
-        self._children = [child for child in self._children if child.poll() is None]
         if self._dirty and not self.holds:
             self._dirty = False
             self._start_those_next()
@@ -294,7 +291,6 @@ class Jobs:
                 boot=process.boot,
             )
             seat.give(folder, lock)
-        self._children.append(seat.process)
         self._coming[record.owner] = time.monotonic()
 
     def repository(self, owner: str) -> str:

@@ -15,8 +15,6 @@ from openhcs_jupyter.topology import Topology
 
 ORDERS, JOURNAL, LOG, WORK, STREAM, MODULES = "orders.json", "journal.jsonl", "log", "work", "stream", "modules"
 """In a job's folder: its `Orders`, events, output, working directory, what viewers connect by, modules of its code."""
-KEY_FILE = "OMERO_SESSION_KEY_FILE"
-"""Variable that names the file in which a process keeps the key of its session; set before anything is started."""
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +34,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 _encoder = msgspec.json.Encoder()
 _events = msgspec.json.Decoder(AnyJobEvent)
+_orders = msgspec.json.Decoder(Orders)
 
 
 class JobJournal:
@@ -82,4 +81,4 @@ def write_orders(folder: Path, orders: Orders) -> None:
 
 def read_orders(folder: Path) -> Orders:
     """Read a job's orders."""
-    return msgspec.json.decode((folder / ORDERS).read_bytes(), type=Orders)
+    return _orders.decode((folder / ORDERS).read_bytes())

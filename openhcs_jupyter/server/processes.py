@@ -13,7 +13,11 @@ import msgspec
 
 SEAT = "OPENHCS_SEAT"
 """Variable in the environment of a job's process and all that come from it."""
+KEY_FILE = "OMERO_SESSION_KEY_FILE"
+"""Variable that names the file in which it keeps the key of its session; set before it does anything."""
 _PROC = Path("/proc")
+_DEAD = ("Z", "X")
+"""States of processes that have ended and only wait for their parents to ask how."""
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -37,7 +41,7 @@ def process_id(pid: int) -> ProcessId | None:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return ProcessId(pid, int(fields[19]), boot_id())
+    return ProcessId(pid, int(fields[19]), boot_id()) if fields[0] not in _DEAD else None
 
 
 def send(process: ProcessId, number: int) -> bool:
@@ -134,6 +138,6 @@ def _threads(pid: int) -> int:
 def _is_dead(pid: int) -> bool:
     """Tell whether a process has ended and only waits for its parent to ask how."""
     try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in _DEAD
     except OSError:
         return True

@@ -1,4 +1,4 @@
-"""A run of nothing, by which a process that waits for a job gets to know the way; what it looks up stays."""
+"""A run of nothing, by which a process from which others are forked gets to know the way; what it looks up stays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def rehearse() -> None:
     """Register a plate of one small image, run a pipeline on it in a folder that is removed, and forget it."""
     from openhcs_jupyter.compiler.plan import ExecutionPlan
     from openhcs_jupyter.door import RunOptions, Script, Source, choose_plate, define_steps, plan_run, start
+    from openhcs_jupyter.engine import fork_server
     from openhcs_jupyter.functions.words import pipeline_words
     from openhcs_jupyter.repository import connect
-    from openhcs_jupyter.topology import discover
+    from openhcs_jupyter.topology import Topology
 
+    machine = Topology(host="rehearsal", cores=2, memory_bytes=1 << 32, memory_free_bytes=1 << 31)
+    fork_server().branch()
     with tempfile.TemporaryDirectory(prefix="openhcs-", ignore_cleanup_errors=True) as folder:
         uri = str(Path(folder) / "repository")
         _register(Path(folder) / "plate", uri)
@@ -27,8 +30,9 @@ def rehearse() -> None:
         with connect(uri) as repository:
             plate = choose_plate(repository, RunOptions())
         options = RunOptions(workers=2, save=False)
-        plan: ExecutionPlan = plan_run(steps, source, plate, options, Script(_CELL, {}), discover())
+        plan: ExecutionPlan = plan_run(steps, source, plate, options, Script(_CELL, {}), machine)
         start(plan, options, "rehearsal").wait()
+    fork_server().stop()  # those that are forked have their own
 
 
 def _register(folder: Path, uri: str) -> None:

@@ -1,9 +1,9 @@
-"""Processes for jobs: started under their owners' accounts, kept ready, and handed a job with its lock."""
+"""Processes for jobs: forked under their owners' accounts, kept ready, and handed a job with its lock."""
 
 from __future__ import annotations
 
 import os
-import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -17,12 +17,92 @@ from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.server import accounts
 from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.folders import Folders
-from openhcs_jupyter.server.orders import KEY_FILE
-from openhcs_jupyter.server.processes import SEAT, ProcessId, process_id
+from openhcs_jupyter.server.nursery import Order
+from openhcs_jupyter.server.processes import SEAT, ProcessId, process_id, send
 from openhcs_jupyter.server.settings import Limits
 
-_MODULE = "openhcs_jupyter.server.job"
+_encode = msgspec.msgpack.Encoder().encode
+_PROGRAM = "from openhcs_jupyter.server.nursery import main; main()"
 _IDLE_S = 900.0
+_PATIENCE_S = 30.0
+
+
+class Nursery:
+    """The process from which those of jobs are forked; started when the first is wanted.
+
+    Parameters
+    ----------
+    folders
+        Of the server, with whose mark that of the process begins.
+    several
+        There are several accounts, and what is forked learns nothing of the server's own.
+    """
+
+    def __init__(self, folders: Folders, *, several: bool) -> None:
+        self._folders = folders
+        self._several = several
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def start(self) -> socket.socket:
+        """Start the process if it does not run; it imports in the background."""
+        if self._control is not None:
+            return self._control
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_PATIENCE_S)
+        environment = accounts.common_environment() if self._several else dict(os.environ)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own code
+                [sys.executable, *(["-s"] if self._several else []), "-c", _PROGRAM],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=environment | {SEAT: self._folders.new_mark()},
+                cwd="/",
+                start_new_session=True,
+            )
+        self._control = ours
+        return ours
+
+    def fork(self, order: Order, end: socket.socket) -> ProcessId:
+        """Fork a process.
+
+        Parameters
+        ----------
+        order
+            What it is to be.
+        end
+            The socket by which it gets its job.
+
+        Raises
+        ------
+        OSError
+            If it cannot be.
+        """
+        message = _encode(order)
+        for last in (False, True):
+            try:
+                control = self.start()
+                socket.send_fds(control, [message], [end.fileno()])
+                answer = control.recv(8)
+                found = process_id(int.from_bytes(answer)) if answer else None
+                if found is not None:
+                    return found
+                raise ConnectionError("the process that forks others has ended")
+            except OSError:
+                self.close()  # it was killed, perhaps; another one can be started
+                if last:
+                    raise
+        raise AssertionError
+
+    def close(self) -> None:
+        """End the process; those that were forked from it go on."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 class Seat:
@@ -30,6 +110,8 @@ class Seat:
 
     Parameters
     ----------
+    nursery
+        Forks it.
     account
         Under which it runs.
     limits
@@ -40,35 +122,22 @@ class Seat:
         Where it keeps the key of its session with OMERO.
     """
 
-    def __init__(self, account: Account, limits: Limits, mark: str, session: Path) -> None:
+    def __init__(self, nursery: Nursery, account: Account, limits: Limits, mark: str, session: Path) -> None:
         self.mark = mark
-        ours, theirs = socket.socketpair()
-        words = [sys.executable, "-m", _MODULE, msgspec.json.encode(limits).decode()]
-        environment = accounts.environment(account) | {
-            SEAT: mark,
-            KEY_FILE: str(session),
-            "OPENHCS_SCHEDULER": "",
-        }
+        self.since = time.monotonic()
+        self._socket, theirs = socket.socketpair()
+        order = Order(account=account, limits=limits, mark=mark, session=str(session))
         with theirs:
             try:
-                self.process = subprocess.Popen(  # noqa: S603 - our own code
-                    accounts.command(account, words),
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env=environment,
-                    cwd="/",
-                    start_new_session=True,
-                )
+                self._process = nursery.fork(order, theirs)
             except OSError as error:
-                ours.close()
-                raise OpenHCSError(f"No process can be started for {account.name}: {error.strerror}.") from error
-        self._socket = ours
-        self.since = time.monotonic()
+                self._socket.close()
+                raise OpenHCSError(f"No process can be started for {account.name}: {error}.") from error
 
     @property
     def id(self) -> ProcessId | None:
         """The process; None if it has ended."""
-        return process_id(self.process.pid) if self.process.poll() is None else None
+        return self._process if process_id(self._process.pid) == self._process else None
 
     def give(self, folder: Path, lock: int) -> None:
         """Hand it a job's folder and the lock of the job, which it then holds."""
@@ -79,11 +148,7 @@ class Seat:
     def end(self) -> None:
         """Let the process, which has no job, end."""
         self._socket.close()
-        try:
-            self.process.wait(0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        send(self._process, signal.SIGKILL)
 
 
 class Seats:
@@ -97,10 +162,13 @@ class Seats:
         Of every job.
     warm
         Keep processes ready.
+    several
+        There are several accounts.
     """
 
-    def __init__(self, folders: Folders, limits: Limits, *, warm: bool) -> None:
+    def __init__(self, folders: Folders, limits: Limits, *, warm: bool, several: bool) -> None:
         self._folders = folders
+        self._nursery = Nursery(folders, several=several)
         self._limits = limits
         self._warm = warm
         self._ready: dict[str, Seat] = {}
@@ -132,7 +200,11 @@ class Seats:
         for seat in self._ready.values():
             seat.end()
         self._ready.clear()
+        self._nursery.close()
 
     def _new(self, account: Account) -> Seat:
-        mark = f"{self._folders.mark()}.{secrets.token_hex(8)}"
-        return Seat(account, self._limits, mark, self._folders.session(mark))
+        mark = self._folders.new_mark()
+        seat = Seat(self._nursery, account, self._limits, mark, self._folders.session(mark))
+        if not self._warm:
+            self._nursery.close()
+        return seat

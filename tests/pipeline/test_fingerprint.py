@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import enum
 import functools
@@ -728,3 +729,29 @@ def test_versions_of_a_standard_function_name_what_it_is_made_with() -> None:
     found = package_versions([standard.gaussian_blur, functools.partial(hashlib.sha256)])
     assert {"openhcs-jupyter", "numpy"} <= set(found)
     assert "zarr" not in found
+
+
+def test_what_standard_functions_import_is_what_a_parser_finds() -> None:
+    from openhcs_jupyter.pipeline import _packages
+
+    def parsed(body: list[ast.stmt]) -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                continue
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield str(node.module)
+                whole = (f"{node.module}.{alias.name}" for alias in node.names)
+                yield from (name for name in whole if name in modules)
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                yield from parsed(getattr(node, part, []))
+
+    root = Path(_packages.__file__).parents[1]
+    files = {path: path.read_text() for path in root.rglob("*.py")}
+    modules = {".".join((root.name, *path.relative_to(root).with_suffix("").parts)) for path in files}
+    modules |= {name.removesuffix(".__init__") for name in modules}
+    looked_at = [path for path in files if path.is_relative_to(root / "functions")]
+    assert len(looked_at) > 30
+    for path in looked_at:
+        assert list(_packages._imports(files[path], "")) == list(parsed(ast.parse(files[path]).body)), path

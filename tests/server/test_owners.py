@@ -100,7 +100,10 @@ others = [path for path in pathlib.Path("/proc").glob("[0-9]*") if is_foreign(pa
 found = [str(path) for path in paths if may_read(path)]
 # One that was root's when it was found may have become this account's since.
 found += [str(path) for path in others if may_read(path / "environ") and is_foreign(path)]
-raise SystemError(f"{{os.getuid()}} {{found}}")
+status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+rights = [status[name].strip("\\t0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")]
+kept = (*rights, status["NoNewPrivs"].strip(), os.environ["HOME"], sorted(os.getgroups()))
+raise SystemError(f"{{os.getuid()}} {{found}} {{kept}}")
 """
 
 
@@ -141,6 +144,9 @@ def test_no_job_reads_what_another_owner_has(server: ServerProcess) -> None:
     assert said.startswith(f"SystemError: {uid} [")
     seen = [path for path in said.partition("[")[2].partition("]")[0].replace("'", "").split(", ") if path]
     assert [path for path in seen if not path.startswith(own)] == []
+    found = pwd.getpwuid(uid)
+    groups = sorted(os.getgrouplist(found.pw_name, found.pw_gid))
+    assert str(("", "", "", "", "", "1", found.pw_dir, groups)) in said
 
 
 def test_the_server_reads_for_an_owner_only_what_the_owner_may(server: ServerProcess) -> None:
