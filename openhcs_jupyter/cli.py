@@ -160,6 +160,8 @@ def _parser() -> OptionParser:
     replay.add_argument("run", nargs="?", metavar="RUN", help=REPLAYED)
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear it.", repository=True)
     add_cache_options(cache)
+    functions = add("functions", _functions, "Show the standard functions, or one with its parameters.")
+    functions.add_argument("search", nargs="?", metavar="SEARCH", help="a name, or a word of what they do")
     add("gpus", _gpus, "Show the GPUs of this machine.")
     broker = add("broker", _broker, "Hand out pixels' files of OMERO to kernels, as far as OMERO lets them read.")
     add_broker_options(broker)
@@ -384,6 +386,12 @@ def _cache(arguments: argparse.Namespace) -> int:
 
     with _connect(arguments) as repository:
         return _show(cleared_or_shown(repository, arguments))
+
+
+def _functions(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.views.functions import functions_view
+
+    return _show(functions_view(arguments.search, "openhcs-jupyter functions"))
 
 
 def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001

@@ -13,6 +13,8 @@ from openhcs_jupyter.pipeline.contracts import Context
 
 Stack: TypeAlias = NDArray[Any]
 """Planes ``(N, Y, X)`` of real numbers."""
+ROUNDABLE = 1 << 31
+"""OpenCV rounds by way of 32 bits: what is not below this becomes 0."""
 
 
 def check_stack(stack: Stack, function: str) -> None:
@@ -86,7 +88,10 @@ def check_range(function: str, name: str, value: float, low: float, high: float 
 
 
 def to_type(values: Stack, dtype: np.dtype[Any]) -> Stack:
-    """Convert floating-point results to a pixel type: integers are rounded half up and clipped to their range."""
+    """Convert floating-point results to a pixel type.
+
+    Integers are rounded to the nearest, halves to the even one as OpenCV and NumPy do, and clipped to their range.
+    """
     if values.dtype == dtype:
         return values
     if dtype.kind == "f":
@@ -97,13 +102,15 @@ def to_type(values: Stack, dtype: np.dtype[Any]) -> Stack:
         import cv2
 
         flat = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
+        if flat.max() >= ROUNDABLE:
+            flat = np.minimum(flat, np.iinfo(dtype).max)
         depth = cv2.CV_8U if dtype == np.uint8 else cv2.CV_16U
         cast: Stack = cv2.addWeighted(flat, 1.0, flat, 0.0, 0.0, dtype=depth).reshape(values.shape)
         return cast
     limits = np.iinfo(dtype)
     # The float below the type's maximum: the maximum itself may round up, and then overflows.
     top = np.nextafter(float(limits.max), 0.0) if limits.bits > 32 else float(limits.max)
-    return np.clip(np.floor(values.astype(np.float64) + 0.5), float(limits.min), top).astype(dtype)
+    return np.clip(np.rint(values.astype(np.float64)), float(limits.min), top).astype(dtype)
 
 
 def channel_names(context: Context | None, count: int) -> tuple[str, ...]:

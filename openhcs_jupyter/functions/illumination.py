@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, to_type
+from openhcs_jupyter.functions._checks import ROUNDABLE, Stack, check_range, check_stack, to_type
 from openhcs_jupyter.functions.filters import blur_plane
 from openhcs_jupyter.pipeline.contracts import Contract, image
 
@@ -137,7 +137,7 @@ def correct_illumination(stack: Stack, flat: NDArray[Any], offset: float = 0.0) 
     depth = np.float64 if stack.dtype == np.float64 else np.float32
     gain = np.reciprocal(field.astype(depth))
     out = np.empty_like(stack, order="C")
-    native = stack.dtype in (np.uint8, np.uint16)
+    native = stack.dtype in (np.uint8, np.uint16) and float(gain.max()) * (65535 + abs(offset)) < ROUNDABLE
     for plane, target in zip(stack, out, strict=True):
         light = plane if native and offset == 0 else plane.astype(depth) - depth(offset)
         if native:

@@ -67,7 +67,7 @@ def mean_projection(stack: Stack) -> Stack:
     if isinstance(mean, np.ndarray):
         return to_type(mean, stack.dtype)
     # A mean stays within the range of what it is made from.
-    rounded: Stack = cast(mean if kind_of(stack) == "f" else xp.floor(mean + 0.5), stack.dtype)
+    rounded: Stack = cast(mean if kind_of(stack) == "f" else xp.round(mean), stack.dtype)
     return rounded
 
 

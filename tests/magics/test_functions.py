@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from openhcs_jupyter import functions
+from openhcs_jupyter import cli, functions
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.views.functions import functions_view
 
@@ -46,7 +46,7 @@ def test_every_function_shows_its_signature_and_docstring(name: str) -> None:
 
 def test_parameters_and_their_defaults_are_told() -> None:
     shown = functions_view("top_hat")
-    assert shown.text.startswith("top_hat(stack, radius=15, downsample=4)\nStep(top_hat): images to images\n")
+    assert shown.text.startswith("top_hat(stack, radius=15, downsample=4)\nStep(top_hat): images to images,")
     assert "Radius of the disk in pixels" in shown.markup
 
 
@@ -54,3 +54,14 @@ def test_a_word_that_finds_nothing_is_told_with_what_is_near() -> None:
     with pytest.raises(UsageError, match="'gausian_blur'") as caught:
         functions_view("gausian_blur")
     assert "gaussian_blur" in str(caught.value.hint)
+
+
+def test_the_shell_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["functions"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[:-1] == functions_view(None).text.splitlines()[:-1]
+    assert listed[-1] == "openhcs-jupyter functions NAME shows one with its parameters."
+    assert cli.main(["functions", "crop"]) == 0
+    assert capsys.readouterr().out == f"{functions_view('crop').text}\n"
+    assert cli.main(["functions", "xyzzy"]) == 2
+    assert "openhcs-jupyter functions lists all" in capsys.readouterr().err

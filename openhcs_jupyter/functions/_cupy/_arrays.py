@@ -39,7 +39,7 @@ def as_float(array: Array) -> Array:
 
 
 def to_type(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Convert floating-point results to a pixel type: integers are rounded half up and clipped to their range."""
+    """Convert floating-point results to a pixel type, as `openhcs_jupyter.functions._checks.to_type` does."""
     if values.dtype == dtype:
         return values
     if dtype.kind == "f":
@@ -48,10 +48,11 @@ def to_type(values: Array, dtype: np.dtype[Any]) -> Array:
         return values >= 0.5
     xp = packages(values).xp
     limits = np.iinfo(dtype)
+    if limits.bits > 16:
+        values = values.astype(np.float64)
     # The float below the type's maximum: the maximum itself may round up, and then overflows.
-    top = float(np.nextafter(values.dtype.type(limits.max), values.dtype.type(0)))
-    top = float(limits.max) if limits.max < 1 << (24 if values.dtype == np.float32 else 53) else top
-    return xp.clip(xp.floor(values + 0.5), float(limits.min), top).astype(dtype)
+    top = np.nextafter(float(limits.max), 0.0) if limits.bits > 32 else float(limits.max)
+    return xp.clip(xp.rint(values), float(limits.min), float(top)).astype(dtype)
 
 
 def blur(values: Array, sigma: float) -> Array:

@@ -1,4 +1,4 @@
-"""``%openhcs functions``: the standard functions by kind, and the help of one."""
+"""``functions`` in a notebook and in the shell: the standard functions by kind, and the help of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openhcs_jupyter import functions
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.views import render
 from openhcs_jupyter.magics.views.render import Rendered, grid, indented
-from openhcs_jupyter.pipeline.contracts import contract_of
+from openhcs_jupyter.pipeline.contracts import contract_of, kernel_of
 
 _KINDS = {
     "image": "Images to images",
@@ -24,8 +24,15 @@ _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)
 _ROLE = re.compile(r"``?([^`]+)``?")
 
 
-def functions_view(search: str | None) -> Rendered:
+def functions_view(search: str | None, command: str = "%openhcs functions") -> Rendered:
     """Show the standard functions, those that a search finds, or the help of the one that it names.
+
+    Parameters
+    ----------
+    search
+        A name, or what stands in a name or a summary; None shows all.
+    command
+        How it was called, for what is said of calling it again.
 
     Raises
     ------
@@ -39,7 +46,7 @@ def functions_view(search: str | None) -> Rendered:
     chosen = {name: text for name, text in found.items() if wanted in name.lower() or wanted in text.lower()}
     if not chosen:
         near = difflib.get_close_matches(wanted, [name.lower() for name in found], n=3)
-        hint = f"Near to it: {', '.join(near)}." if near else "%openhcs functions lists all."
+        hint = f"Near to it: {', '.join(near)}." if near else f"{command} lists all."
         raise UsageError(f"No standard function has to do with {search!r}", hint)
     texts, body = [], []
     for kind, title in _KINDS.items():
@@ -49,7 +56,7 @@ def functions_view(search: str | None) -> Rendered:
             texts += [title, *indented(table.text)]
             body += [f'<div style="margin-top:6px">{render.strong(title)}</div>', table.markup]
     told = f"{render.count_text(len(chosen), 'standard function')}" + (f" with {search!r}" if search else "")
-    more = "%openhcs functions NAME shows one with its parameters."
+    more = f"{command} NAME shows one with its parameters."
     markup = render.card(render.escape(told), [*body, f'<div style="margin-top:4px">{render.faint(more)}</div>'])
     return Rendered("\n".join([told, *texts, more]), markup)
 
@@ -68,6 +75,7 @@ def _help(name: str) -> Rendered:
     facts = [_KINDS[contract.kind or "image"].lower()]
     facts += [f"along {contract.stack}"] if contract.stack else []
     facts += [f"over the {contract.over}"] if contract.over else []
+    facts += ["on CPUs and GPUs"] if kernel_of(function, "cupy") else []
     told = f"Step({name}): {', '.join(facts)}"
     text = f"{signature}\n{told}\n\n{doc}"
     parts = _HEADING.split(doc)
