@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from openhcs_jupyter.functions import _cupy as _cupy
-from openhcs_jupyter.functions.adaptive import adaptive_threshold
 from openhcs_jupyter.functions.background import subtract_background
 from openhcs_jupyter.functions.cells import cytoplasm, grow_labels, segment_cells
 from openhcs_jupyter.functions.channels import ratio, subtract_channel
@@ -19,7 +18,9 @@ from openhcs_jupyter.functions.measurement import count_objects, measure_objects
 from openhcs_jupyter.functions.models import segment_cellpose, segment_stardist
 from openhcs_jupyter.functions.neurites import measure_neurites, trace_neurites
 from openhcs_jupyter.functions.normalize import PlatePercentiles, normalize_with, percentile_normalize
+from openhcs_jupyter.functions.nuclei import segment_nuclei
 from openhcs_jupyter.functions.plate import robust_z_scores, z_prime
+from openhcs_jupyter.functions.positions import field_positions
 from openhcs_jupyter.functions.projections import (
     max_projection,
     mean_projection,
@@ -28,10 +29,10 @@ from openhcs_jupyter.functions.projections import (
     sum_projection,
 )
 from openhcs_jupyter.functions.registration import register_channels, register_frames
-from openhcs_jupyter.functions.segmentation import segment_nuclei, threshold
 from openhcs_jupyter.functions.spots import find_spots
-from openhcs_jupyter.functions.stitching import field_positions, stitch
+from openhcs_jupyter.functions.stitching import stitch
 from openhcs_jupyter.functions.tables import well_medians, well_summary
+from openhcs_jupyter.functions.thresholds import adaptive_threshold, threshold
 from openhcs_jupyter.functions.tracking import measure_tracks, track_objects
 
 __all__ = [

@@ -49,6 +49,11 @@ def namespace(array: Any) -> Any:
     return import_module("cupy") if _plain(array) else array.__array_namespace__()
 
 
+def host(array: Any) -> Any:
+    """Return an array of NumPy's or CuPy's in the memory of the machine; waits for what makes it."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
 def kind_of(array: Any) -> str:
     """Return NumPy's letter for the kind of an array's type, whatever package the array is of."""
     kind: str | None = getattr(array.dtype, "kind", None)
@@ -144,6 +149,8 @@ def label_plane(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64] | None]:
     """Return labels ``(Y, X)`` as the kernels take them and, where they had to be renumbered, their own numbers.
 
+    The labels stay arrays of their kind; the numbers are of NumPy's.
+
     Raises
     ------
     UsageError
@@ -159,10 +166,13 @@ def label_plane(
         raise UsageError(f"{function}: labels are {labels.dtype}; they must be integers")
     if plane.dtype.kind == "i" and plane.min() < 0:
         raise UsageError(f"{function}: some labels are negative", "Number the objects from 1.")
+    xp = namespace(plane)
     if plane.max() <= plane.size:
-        return np.require(plane, np.int32, ["C", "A"]), None
-    numbers, dense = np.unique(np.append(plane.ravel(), 0), return_inverse=True)
-    return dense[:-1].reshape(shape).astype(np.int32), numbers.astype(np.int64)
+        few = xp.ascontiguousarray(plane, dtype=np.int32)
+        return np.require(few, requirements=["A"]) if xp is np else few, None
+    background = xp.zeros(1, dtype=plane.dtype)
+    numbers, dense = xp.unique(xp.concatenate([plane.ravel(), background]), return_inverse=True)
+    return dense[:-1].reshape(shape).astype(np.int32), host(numbers).astype(np.int64)
 
 
 def label_planes(labels: NDArray[Any], shape: tuple[int, ...], function: str, name: str) -> NDArray[np.int32]:

@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from openhcs_jupyter.functions.measurement import shapes_of
+
 _DIAGONAL = np.sqrt(2.0)
 _LABELS = types.Array(types.int32, 2, "C", readonly=True)
 _COUNTED = types.Array(types.int64, 2, "C")
@@ -180,21 +182,8 @@ def measure_shapes(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArra
     _outline(labels, counted, lengths)
     present = np.flatnonzero(counted[:, 0])
     counted = counted[present]
-    area = counted[:, 0]
-    y, x = counted[:, 5] / area, counted[:, 6] / area
-    yy = counted[:, 7] / area - y * y
-    xx = counted[:, 8] / area - x * x
-    yx = counted[:, 9] / area - y * x
-    middle = (yy + xx) / 2
-    half = np.hypot((yy - xx) / 2, yx)
-    major, minor = middle + half, np.clip(middle - half, 0, None)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        eccentricity = np.where(major > 0, np.sqrt(1 - minor / major), 0.0)
-    orientation = 0.5 * np.arctan2(2 * yx, yy - xx)
-    shapes = np.stack(
-        [y, x, lengths[present], 4 * np.sqrt(major), 4 * np.sqrt(minor), eccentricity, orientation], axis=1
-    )
-    return present, counted[:, :5], shapes
+    sums = [counted[:, column] for column in range(5, 10)]
+    return present, counted[:, :5], shapes_of(counted[:, 0], sums, lengths[present])
 
 
 def measure_intensity(

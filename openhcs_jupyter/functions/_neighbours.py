@@ -55,14 +55,3 @@ def count_neighbours(
     rows = np.ascontiguousarray(np.column_stack([present, boxes]), dtype=np.int64)
     _neighbours(labels, rows, np.ascontiguousarray(np.column_stack([y[near], x[near]]), dtype=np.int64), counts)
     return counts
-
-
-def nearest(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance of each centre to the nearest other one; NaN where there is none."""
-    if len(y) < 2:
-        return np.full(len(y), np.nan)
-    from scipy.spatial import cKDTree
-
-    places = np.column_stack([y, x])
-    distances: NDArray[np.float64] = cKDTree(places).query(places, k=2)[0][:, 1]
-    return distances

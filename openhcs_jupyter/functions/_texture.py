@@ -8,9 +8,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-LEVELS = 32
-"""Grey levels between an object's least and greatest intensity."""
-FEATURES = ("contrast", "correlation", "homogeneity", "energy", "entropy")
+from openhcs_jupyter.functions.measurement import LEVELS, TEXTURES
 
 _LABELS = types.Array(types.int32, 2, "C", readonly=True)
 _BOXES = types.Array(types.int64, 2, "C", readonly=True)
@@ -24,7 +22,7 @@ _SIGNATURES = [
 
 @njit(_SIGNATURES, cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _texture(plane: Any, labels: Any, boxes: Any, ranges: Any, distance: Any, found: Any) -> None:
-    levels = 32
+    levels = LEVELS
     slanted = int(distance * np.sqrt(0.5) + 0.5)
     pairs = np.zeros((levels, levels), dtype=np.float64)
     for i in range(boxes.shape[0]):
@@ -102,11 +100,11 @@ def measure_texture(
     Returns
     -------
     ndarray of shape (5, K), float64
-        The `FEATURES`, means over four directions; NaN where no two pixels of an object lie so far apart.
+        The `TEXTURES`, means over four directions; NaN where no two pixels of an object lie so far apart.
     """
     if plane.dtype not in (np.uint16, np.float64):
         plane = plane.astype(np.uint16 if plane.dtype in (np.bool_, np.uint8) else np.float64)
-    found = np.zeros((len(present), len(FEATURES)), dtype=np.float64)
+    found = np.zeros((len(present), len(TEXTURES)), dtype=np.float64)
     rows = np.ascontiguousarray(np.column_stack([present, boxes]), dtype=np.int64)
     _texture(np.require(plane, requirements=["C", "A"]), labels, rows, np.ascontiguousarray(ranges), distance, found)
     return found.T

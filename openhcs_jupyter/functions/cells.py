@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, label_planes, to_type
 from openhcs_jupyter.functions.filters import blur_plane
-from openhcs_jupyter.functions.segmentation import METHODS, Method, find_threshold
+from openhcs_jupyter.functions.thresholds import Method, check_method, find_threshold
 from openhcs_jupyter.pipeline.contracts import image, measure
 
 
@@ -58,12 +57,7 @@ def segment_cells(
     The watershed is `skimage.segmentation.watershed` on the negative of the smoothed plane. CellProfiler calls this
     IdentifySecondaryObjects with the method Watershed - Image.
     """
-    check_stack(stack, "segment_cells")
-    check_range("segment_cells", "sigma", sigma, 0, 1000)
-    if reach is not None:
-        check_range("segment_cells", "reach", reach, 0)
-    if not isinstance(method, int | float) and method not in METHODS:
-        raise UsageError(f"segment_cells: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
+    check_cells(stack, sigma, method, reach)
     seeds = label_planes(nuclei, stack.shape, "segment_cells", "nuclei")
     labels = np.zeros(stack.shape, dtype=np.int32)
     for index, (plane, out) in enumerate(zip(stack, labels, strict=True)):
@@ -73,11 +67,19 @@ def segment_cells(
     return stack, labels
 
 
+def check_cells(stack: Stack, sigma: float, method: Method | float, reach: float | None) -> None:
+    """Refuse what `segment_cells` does not take."""
+    check_stack(stack, "segment_cells")
+    check_range("segment_cells", "sigma", sigma, 0, 1000)
+    if reach is not None:
+        check_range("segment_cells", "reach", reach, 0)
+    check_method("segment_cells", method)
+
+
 def _grown(
     plane: Stack, nuclei: NDArray[np.int32], sigma: float, method: Method | float, reach: float | None
 ) -> NDArray[np.int32]:
     import cv2
-    from skimage.segmentation import watershed
 
     smooth = blur_plane(plane, sigma)
     # As nuclei are: the threshold of integers comes from their exact histogram.
@@ -87,7 +89,13 @@ def _grown(
     if reach is not None:
         outside = (nuclei == 0).view(np.uint8)
         mask &= cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach
-    mask |= nuclei > 0
+    return divided(smooth, nuclei, mask | (nuclei > 0))
+
+
+def divided(smooth: Stack, nuclei: NDArray[np.int32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Give the pixels of a mask to nuclei, by a watershed on the intensity."""
+    from skimage.segmentation import watershed
+
     cells: NDArray[np.int32] = watershed(-smooth, nuclei, mask=mask)
     return cells
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, channel_names, check_stack, label_plane
-from openhcs_jupyter.functions.segmentation import METHODS, Method, find_threshold
+from openhcs_jupyter.functions.thresholds import Method, check_method, find_threshold
 from openhcs_jupyter.pipeline.contracts import Context, measure
 
 if TYPE_CHECKING:
@@ -58,24 +59,49 @@ def colocalisation(
     As `skimage.measure.pearson_corr_coeff`, `manders_coloc_coeff` and `manders_overlap_coeff` within each object.
     Manders et al. (1993). Sums in float64.
     """
-    import pandas as pd
+    from openhcs_jupyter.functions._colocalisation import pair_sums
 
-    from openhcs_jupyter.functions import _colocalisation as _kernels
+    names = check_channels(stack, method, context)
+    groups, numbers = _groups(labels, stack.shape[1:])
+    limits = [float(method) if isinstance(method, int | float) else find_threshold(plane, method) for plane in stack]
 
+    def sums(i: int, j: int) -> NDArray[np.float64]:
+        return pair_sums(stack[i], stack[j], groups, (limits[i], limits[j]), len(numbers))
+
+    return table_of(names, numbers, sums)
+
+
+def check_channels(stack: Stack, method: Method | float, context: Context | None) -> tuple[str, ...]:
+    """Refuse what `colocalisation` does not take, and return the channels' names."""
     check_stack(stack, "colocalisation")
     names = channel_names(context, len(stack))
     if len(stack) < 2:
         raise UsageError("colocalisation: it was given one channel", "Name two or more with channel=, or none.")
     if stack.dtype.kind in "if" and stack.min() < 0:
         raise UsageError("colocalisation: some pixels are negative", "Intensities are at least 0.")
-    if not isinstance(method, int | float) and method not in METHODS:
-        raise UsageError(f"colocalisation: method is {method!r}", f"It is one of {', '.join(METHODS)}, or a number.")
-    groups, numbers = _groups(labels, stack.shape[1:])
+    check_method("colocalisation", method)
+    return names
+
+
+def table_of(
+    names: Sequence[str], numbers: NDArray[np.int64], sums: Callable[[int, int], NDArray[np.float64]]
+) -> pd.DataFrame:
+    """Make the table of `colocalisation`.
+
+    Parameters
+    ----------
+    names
+        Of the channels.
+    numbers
+        The labels of the objects.
+    sums
+        Adds up two channels by object, as `pair_sums` does.
+    """
+    import pandas as pd
+
     columns: dict[str, NDArray[Any]] = {"label": numbers}
-    limits = [float(method) if isinstance(method, int | float) else find_threshold(plane, method) for plane in stack]
-    for (a, i), (b, j) in itertools.combinations(zip(names, range(len(stack)), strict=True), 2):
-        sums = _kernels.pair_sums(stack[i], stack[j], groups, (limits[i], limits[j]), len(numbers))
-        pixels, one, other, over, over_other, squares, squares_other, products, shared, shared_other = sums
+    for (a, i), (b, j) in itertools.combinations(zip(names, range(len(names)), strict=True), 2):
+        pixels, one, other, over, over_other, squares, squares_other, products, shared, shared_other = sums(i, j)
         columns["pixels"] = pixels.astype(np.int64)
         whole, whole_other = over + pixels * one, over_other + pixels * other
         power = squares + 2 * one * over + pixels * one**2

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions._checks import Stack, check_stack, to_type
+from openhcs_jupyter.functions._checks import ROUNDABLE, Stack, check_stack, to_type
 from openhcs_jupyter.pipeline.contracts import image
 
 
@@ -37,7 +37,7 @@ def composite(stack: Stack, weights: Sequence[float] | None = None) -> Stack:
 
     check_stack(stack, "composite")
     shares = shares_of(weights, len(stack))
-    if len(stack) == 2 and stack.dtype in (np.uint8, np.uint16):
+    if len(stack) == 2 and stack.dtype in (np.uint8, np.uint16) and float(np.abs(shares).sum()) * 65535 < ROUNDABLE:
         mixed: Stack = cv2.addWeighted(stack[0], shares[0], stack[1], shares[1], 0.0)
         return mixed[None]
     mix = np.zeros(stack.shape[1:], dtype=np.float64 if stack.dtype == np.float64 else np.float32)

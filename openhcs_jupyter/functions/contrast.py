@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_stack, to_type
@@ -40,21 +41,31 @@ def equalize_histogram(stack: Stack, per: Literal["stack", "plane"] = "stack") -
     -----
     As `skimage.exposure.equalize_hist` with a bin for each value of integers; exact ranks for floating-point values.
     """
-    check_stack(stack, "equalize_histogram")
-    if per not in ("stack", "plane"):
-        raise UsageError(f"equalize_histogram: per is {per!r}", 'It is "stack" or "plane".')
-    if not has_histogram(stack.dtype) and stack.dtype.kind != "f":
-        raise UsageError(f"equalize_histogram: pixels are {stack.dtype}; it takes uint8, uint16 and floats")
+    check_equalized(stack, per)
     if per == "plane":
         return np.stack([_equalized(plane) for plane in stack])
     return _equalized(stack)
 
 
+def check_equalized(stack: Stack, per: str) -> None:
+    """Refuse what `equalize_histogram` does not take."""
+    check_stack(stack, "equalize_histogram")
+    if per not in ("stack", "plane"):
+        raise UsageError(f"equalize_histogram: per is {per!r}", 'It is "stack" or "plane".')
+    if not has_histogram(stack.dtype) and stack.dtype.kind != "f":
+        raise UsageError(f"equalize_histogram: pixels are {stack.dtype}; it takes uint8, uint16 and floats")
+
+
+def table_of(counts: NDArray[np.int64], dtype: np.dtype[Any]) -> Stack:
+    """Return what each value of pixels becomes, from how many there are of each."""
+    reached = np.cumsum(counts) / counts.sum()
+    table: Stack = to_type((reached * np.iinfo(dtype).max)[None], dtype)[0]
+    return table
+
+
 def _equalized(pixels: Stack) -> Stack:
     if has_histogram(pixels.dtype):
-        reached = np.cumsum(histogram(pixels)) / pixels.size
-        table: Stack = to_type((reached * np.iinfo(pixels.dtype).max)[None], pixels.dtype)[0]
-        equalized: Stack = table[pixels]
+        equalized: Stack = table_of(histogram(pixels), pixels.dtype)[pixels]
         return equalized
     values, places, counts = np.unique(pixels, return_inverse=True, return_counts=True)
     share = (np.cumsum(counts) / pixels.size).astype(values.dtype)

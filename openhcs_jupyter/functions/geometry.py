@@ -10,6 +10,9 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, to_type
 from openhcs_jupyter.pipeline.contracts import EVERY, image
 
+_COUNTED = 256
+"""Side of the blocks whose sum of 16-bit pixels is below 2**32."""
+
 
 @image(depth="same", dtype="same", need=1.0, memory=EVERY, by_plane=True)
 def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
@@ -77,19 +80,31 @@ def bin_pixels(stack: Stack, factor: int = 2, method: Literal["mean", "sum", "ma
     -----
     As `skimage.measure.block_reduce`.
     """
+    whole, side = whole_blocks(stack, factor, method)
+    if method in ("max", "min"):
+        return _extreme(whole, side, np.maximum if method == "max" else np.minimum)
+    small = stack.dtype in (np.uint8, np.uint16) and side <= _COUNTED
+    total = _added(whole, side, np.dtype(np.uint32 if small else np.float64))
+    if method == "sum":
+        return to_type(total.astype(np.float64), stack.dtype)
+    return to_type(total / side**2, stack.dtype)
+
+
+def whole_blocks(stack: Stack, factor: int, method: str) -> tuple[Stack, int]:
+    """Return the part of a stack that `bin_pixels` divides into blocks, and their side.
+
+    Raises
+    ------
+    UsageError
+        As of `bin_pixels`.
+    """
     check_stack(stack, "bin_pixels")
     height, width = stack.shape[1:]
     check_range("bin_pixels", "factor", factor, 1, min(height, width))
     if method not in ("mean", "sum", "max", "min"):
         raise UsageError(f"bin_pixels: method is {method!r}", 'It is "mean", "sum", "max" or "min".')
-    rows, columns, side = height // int(factor), width // int(factor), int(factor)
-    whole = stack[:, : rows * side, : columns * side]
-    if method in ("max", "min"):
-        return _extreme(whole, side, np.maximum if method == "max" else np.minimum)
-    total = _added(whole, side, np.dtype(np.uint32 if stack.dtype in (np.uint8, np.uint16) else np.float64))
-    if method == "sum":
-        return to_type(total.astype(np.float64), stack.dtype)
-    return to_type(total / side**2, stack.dtype)
+    side = int(factor)
+    return stack[:, : height // side * side, : width // side * side], side
 
 
 def _added(stack: Stack, side: int, dtype: np.dtype[np.generic]) -> Stack:

@@ -97,7 +97,7 @@ def sum_projection(stack: Stack) -> Stack:
     return total
 
 
-@image(depth="one", dtype="same", need=1.0)
+@image(depth="one", dtype="same", need=1.0, memory=EVERY)
 def side_projection(stack: Stack, along: Literal["y", "x"] = "y") -> Stack:
     """Look at a stack from its side: the brightest value along y or x.
 
@@ -120,5 +120,5 @@ def side_projection(stack: Stack, along: Literal["y", "x"] = "y") -> Stack:
     check_stack(stack, "side_projection")
     if along not in ("y", "x"):
         raise UsageError(f"side_projection: along is {along!r}", 'It is "y" or "x".')
-    plane: Stack = stack.max(axis=1 if along == "y" else 2)
+    plane: Stack = namespace(stack).max(stack, axis=1 if along == "y" else 2)
     return plane[None]

@@ -13,7 +13,7 @@ from openhcs_jupyter.pipeline.contracts import Context, image
 
 _LARGEST = 768
 """Planes with a longer side are compared at a fraction of their size."""
-_WHITENED = 0.7
+WHITENED = 0.7
 """How far the spectrum is flattened: 1 is phase correlation, in which noise counts as much as structure; 0 none."""
 _SMOOTH = 1.0
 """Standard deviation in pixels of the gaussian that takes the noise out of what is compared."""
@@ -134,14 +134,26 @@ def find_shift(fixed: Stack, moving: Stack, max_shift: float) -> Shift:
     their correlation is greatest; brightness and contrast may differ. On cells under noise a fifth as high as they are
     the error is below 0.1 pixels. Planes of more than 768 pixels aside are compared at half their size or less.
     """
-    import cv2
-
-    factor = -(-max(fixed.shape) // _LARGEST)
+    factor, limits = compared_at(fixed.shape, max_shift)
     here, there = _shrunk(fixed, factor), _shrunk(moving, factor)
-    limits = [min(int(max_shift / factor), (side - 1) // 2) for side in here.shape]
     if any(plane.min() == plane.max() for plane in (here, there)):
         return Shift(0.0, 0.0, 0.0)
-    y, x = _peaks(here, there, limits, 1)[0]
+    return refined_shift(here, there, _peaks(here, there, limits, 1)[0], factor, max_shift)
+
+
+def compared_at(shape: tuple[int, ...], max_shift: float) -> tuple[int, list[int]]:
+    """Return by what factor planes are shrunk before they are compared, and the largest shifts that are looked at."""
+    factor = -(-max(shape) // _LARGEST)
+    return factor, [min(int(max_shift / factor), (side // factor - 1) // 2) for side in shape]
+
+
+def refined_shift(
+    here: NDArray[np.float32], there: NDArray[np.float32], start: tuple[int, int], factor: int, max_shift: float
+) -> Shift:
+    """Make a shift by whole pixels of shrunken planes exact, as `find_shift` says."""
+    import cv2
+
+    y, x = start
     first, second = _common(here, there, y, x)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
     try:
@@ -180,9 +192,8 @@ def likely_shifts(fixed: Stack, moving: Stack, max_shift: float, count: int) -> 
     count
         How many are wanted, the likeliest first; fewer where there are no more.
     """
-    factor = -(-max(fixed.shape) // _LARGEST)
+    factor, limits = compared_at(fixed.shape, max_shift)
     here, there = _shrunk(fixed, factor), _shrunk(moving, factor)
-    limits = [min(int(max_shift / factor), (side - 1) // 2) for side in here.shape]
     return [(factor * y, factor * x) for y, x in _peaks(here, there, limits, count)]
 
 
@@ -191,19 +202,33 @@ def _peaks(
 ) -> list[tuple[int, int]]:
     from scipy import fft
 
-    window = _hann(fixed.shape[0])[:, None] * _hann(fixed.shape[1])
-    shape = [fft.next_fast_len(side, real=True) for side in fixed.shape]
+    window, shape, damping = spectral_parts(fixed.shape)
     cross = fft.rfft2((fixed - fixed.mean()) * window, shape)
     cross *= fft.rfft2((moving - moving.mean()) * window, shape).conj()
     strength = np.abs(cross)
     strength /= max(float(strength.max()), np.finfo(np.float32).tiny)
-    cross /= (strength + np.float32(1e-6)) ** np.float32(_WHITENED)
-    for axis, frequencies in enumerate((fft.fftfreq(shape[0]), fft.rfftfreq(shape[1]))):
-        damping = np.exp(-((2 * np.pi * _SMOOTH * frequencies) ** 2)).astype(np.float32)
-        cross *= damping[:, None] if axis == 0 else damping
+    cross /= (strength + np.float32(1e-6)) ** np.float32(WHITENED)
+    cross *= damping
     correlation = fft.irfft2(cross, shape)
     # Negative places wrap around, as the correlation does.
-    near = correlation[np.ix_(*(np.arange(-limit, limit + 1) for limit in limits))]
+    return strongest(correlation[np.ix_(*(np.arange(-limit, limit + 1) for limit in limits))], limits, count)
+
+
+def spectral_parts(shape: tuple[int, ...]) -> tuple[NDArray[np.float32], list[int], NDArray[np.float32]]:
+    """Return the window, the size of the transform and the damping of its frequencies, for planes of a shape."""
+    from scipy import fft
+
+    window = _hann(shape[0])[:, None] * _hann(shape[1])
+    sides = [int(fft.next_fast_len(side, real=True)) for side in shape]
+    rows, columns = (
+        np.exp(-((2 * np.pi * _SMOOTH * frequencies) ** 2)).astype(np.float32)
+        for frequencies in (fft.fftfreq(sides[0]), fft.rfftfreq(sides[1]))
+    )
+    return window, sides, rows[:, None] * columns
+
+
+def strongest(near: NDArray[np.float32], limits: list[int], count: int) -> list[tuple[int, int]]:
+    """Return the shifts of the highest peaks of a correlation around no shift, which is overwritten."""
     found = []
     for _ in range(min(count, near.size)):
         y, x = map(int, np.unravel_index(int(np.argmax(near)), near.shape))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,23 @@ def find_spots(
     this radius responds most (Lindeberg, 1998), and with the border repeated. The peak is refined by a parabola along
     each axis. Computed in float32, float64 planes in float64.
     """
+    return spots_table(stack, radius, min_contrast, context, _spots)
+
+
+def spots_table(
+    stack: Stack,
+    radius: float,
+    min_contrast: float,
+    context: Context | None,
+    find: Callable[[Stack, float, float], NDArray[np.float64]],
+) -> pd.DataFrame:
+    """Make the table of `find_spots`, whose parameters these are; `find` finds the rows of one plane.
+
+    Raises
+    ------
+    UsageError
+        As of `find_spots`.
+    """
     import pandas as pd
 
     check_stack(stack, "find_spots")
@@ -61,7 +79,7 @@ def find_spots(
     check_range("find_spots", "min_contrast", min_contrast, 0)
     tables = []
     for name, plane in zip(channel_names(context, len(stack)), stack, strict=True):
-        found = _spots(plane, radius, min_contrast)
+        found = find(plane, radius, min_contrast)
         tables.append(pd.DataFrame(found, columns=["y", "x", "intensity", "contrast"]))
         tables[-1].insert(0, "channel", pd.Series([name] * len(found), dtype=object))
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
@@ -72,20 +90,56 @@ def _spots(plane: Stack, radius: float, min_contrast: float) -> NDArray[np.float
 
     response = -laplacian_of_gaussian(plane, radius / np.sqrt(2))
     response -= np.median(response)
-    # Where the background is even only rounding is left of the noise.
-    brightest = float(max(abs(float(plane.min())), abs(float(plane.max()))))
-    noise = max(_MAD * float(np.median(np.abs(response))), _ROUNDING * brightest)
-    side = 2 * max(1, round(radius)) + 1
+    noise = noise_of(float(np.median(np.abs(response))), float(plane.min()), float(plane.max()))
+    side = peak_side(radius)
     highest = cv2.dilate(response, np.ones((side, side), dtype=np.uint8), borderType=cv2.BORDER_REPLICATE)
     peaks = (response >= highest) & (response > min_contrast * noise)
     _, _, _, centres = cv2.connectedComponentsWithStats(peaks.view(np.uint8), connectivity=8)
     x, y = np.rint(centres[1:]).astype(np.int64).T
+    return peak_rows(y, x, plane.shape, lambda y, x: response[y, x], plane[y, x], noise)
+
+
+def noise_of(deviation: float, darkest: float, brightest: float) -> float:
+    """Return the noise of a filtered plane from its median absolute deviation and the plane's own extremes."""
+    # Where the background is even only rounding is left of the noise.
+    return max(_MAD * deviation, _ROUNDING * max(abs(darkest), abs(brightest)))
+
+
+def peak_side(radius: float) -> int:
+    """Return the side of the square in which a peak is the highest."""
+    return 2 * max(1, round(radius)) + 1
+
+
+def peak_rows(
+    y: NDArray[np.int64],
+    x: NDArray[np.int64],
+    shape: tuple[int, ...],
+    response: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]],
+    intensity: NDArray[Any],
+    noise: float,
+) -> NDArray[np.float64]:
+    """Make the rows of `find_spots` for one plane.
+
+    Parameters
+    ----------
+    y, x
+        Pixels of the peaks.
+    shape
+        Of the plane.
+    response
+        Reads the filtered plane at pixels.
+    intensity
+        The plane itself at the peaks.
+    noise
+        Of the filtered plane.
+    """
+    middle = response(y, x).astype(np.float64)
     rows = np.stack(
         [
-            y + _refined(response, y, x, 0),
-            x + _refined(response, y, x, 1),
-            plane[y, x].astype(np.float64),
-            response[y, x] / noise if noise else np.zeros(len(y)),
+            y + _refined(response, middle, y, x, 0, shape[0] - 1),
+            x + _refined(response, middle, y, x, 1, shape[1] - 1),
+            intensity.astype(np.float64),
+            middle / noise if noise else np.zeros(len(y)),
         ],
         axis=1,
     )
@@ -114,18 +168,25 @@ def laplacian_of_gaussian(plane: Stack, sigma: float) -> Stack:
     return total
 
 
-def _refined(response: Stack, y: NDArray[np.int64], x: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
+def _refined(
+    response: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]],
+    middle: NDArray[np.float64],
+    y: NDArray[np.int64],
+    x: NDArray[np.int64],
+    axis: int,
+    last: int,
+) -> NDArray[np.float64]:
     """Return by what fraction of a pixel the top of a parabola through three pixels lies beside the middle one."""
-    place, last = (y, x)[axis], response.shape[axis] - 1
-    step = np.array([1, 0]) if axis == 0 else np.array([0, 1])
+    place = (y, x)[axis]
     inside = (place > 0) & (place < last)
-    y, x = np.where(inside, y, step[0]), np.where(inside, x, step[1])
-    if last < 2:
-        return np.zeros(len(place))
-    before = response[y - step[0], x - step[1]].astype(np.float64)
-    middle = response[y, x].astype(np.float64)
-    after = response[y + step[0], x + step[1]].astype(np.float64)
-    bend = before - 2 * middle + after
-    inside &= bend < 0
-    shift = 0.5 * (before - after) / np.where(inside, bend, -1.0)
-    return np.where(inside, np.clip(shift, -0.5, 0.5), 0.0)
+    shift = np.zeros(len(place))
+    if not inside.any():
+        return shift
+    y, x = y[inside], x[inside]
+    down, right = (1, 0) if axis == 0 else (0, 1)
+    before = response(y - down, x - right).astype(np.float64)
+    after = response(y + down, x + right).astype(np.float64)
+    bend = before - 2 * middle[inside] + after
+    peaked = bend < 0
+    shift[inside] = np.where(peaked, np.clip(0.5 * (before - after) / np.where(peaked, bend, -1.0), -0.5, 0.5), 0.0)
+    return shift

@@ -6,27 +6,38 @@ machine with a GPU the same comparisons are made with CuPy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from openhcs_jupyter import functions
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.pipeline.contracts import contract_of, image, kernel_for, kernel_of
-from openhcs_jupyter.topology import discover_gpus
-from tests.functions.images import disks
+from tests.functions import test_kernels_of_objects
+from tests.functions.kernels import (
+    DTYPES,
+    Case,
+    Function,
+    from_gpu,
+    kernel,
+    name_of,
+    no_gpu,
+    on_gpu,
+    same,
+    stack_of,
+)
 
-Function = Callable[..., Any]
-Pixels = NDArray[Any]
 FLAT = np.linspace(0.5, 1.5, 128 * 128, dtype=np.float32).reshape(128, 128)
-CASES: list[tuple[Function, dict[str, Any]]] = [
+PLACES = pd.DataFrame({"y": [0.0, 3.25, 101.5], "x": [0.0, 97.0, 12.75]})
+CASES: list[Case] = [
     (functions.adaptive_threshold, {"offset": -50}),
     (functions.adaptive_threshold, {"block_size": 15, "method": "mean", "offset": -50}),
+    (functions.bin_pixels, {}),
+    (functions.bin_pixels, {"factor": 5, "method": "sum"}),
+    (functions.bin_pixels, {"factor": 3, "method": "max"}),
+    (functions.bin_pixels, {"factor": 3, "method": "min"}),
     (functions.composite, {}),
     (functions.composite, {"weights": [3, 1, 2]}),
     (functions.correct_illumination, {"flat": FLAT, "offset": 10.0}),
@@ -42,8 +53,15 @@ CASES: list[tuple[Function, dict[str, Any]]] = [
     (functions.percentile_normalize, {}),
     (functions.percentile_normalize, {"low": 5, "high": 90, "per": "plane"}),
     (functions.ratio, {"floor": 5.0}),
+    (functions.register_channels, {"reference": 1, "max_shift": 5}),
+    (functions.register_frames, {"max_shift": 12}),
+    (functions.register_frames, {"to": "previous", "max_shift": 12}),
     (functions.sharpen, {}),
     (functions.sharpen, {"sigma": 3.0, "amount": 2.5}),
+    (functions.side_projection, {}),
+    (functions.side_projection, {"along": "x"}),
+    (functions.stitch, {"positions": PLACES}),
+    (functions.stitch, {"positions": PLACES, "blend": "none", "trim": False}),
     (functions.subtract_background, {"radius": 20}),
     (functions.subtract_background, {"radius": 9, "downsample": 1}),
     (functions.subtract_channel, {"channel": 1, "factor": 0.3}),
@@ -56,44 +74,18 @@ CASES: list[tuple[Function, dict[str, Any]]] = [
     (functions.top_hat, {"radius": 7, "downsample": 1}),
     (functions.top_hat, {"radius": 10, "downsample": 3}),
 ]
-DTYPES = ["uint8", "uint16", "float32", "float64", "int16"]
 
-
-def stack_of(dtype: str) -> Pixels:
-    noise = np.random.default_rng(0).normal(0, 150, (3, 128, 128))
-    planes = np.concatenate([disks([(30, 30), (90, 64)]), disks([(60, 50), (60, 65)]), disks([(100, 20)])])
-    stack = np.clip(planes + noise, 0, 4095) / 16
-    if np.dtype(dtype).kind == "f":
-        return (stack / 255).astype(dtype)
-    return (stack * (100 if dtype == "uint16" else 1)).astype(np.int64).clip(0, np.iinfo(dtype).max).astype(dtype)
-
-
-def same(found: Pixels, wanted: Pixels) -> None:
-    """Compare as the documentation states: integers within 1, floats within a hundred-thousandth of the largest."""
-    assert found.dtype == wanted.dtype
-    assert found.shape == wanted.shape
-    if found.dtype == np.uint8 and wanted.max() <= 1:
-        # Thresholds: a pixel that lies on one may fall on either side.
-        assert np.mean(found != wanted) < 1e-3
-    elif found.dtype.kind in "ui":
-        assert np.abs(found.astype(np.int64) - wanted.astype(np.int64)).max() <= 1
-    else:
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(np.abs(wanted).max(), 1e-6))
-
-
-def name_of(case: tuple[Function, dict[str, Any]]) -> str:
-    return f"{case[0].__name__}-{'-'.join(map(str, case[1]))}"
+BY_DTYPE: list[Case] = [(functions.median, {}), (functions.equalize_histogram, {})]
+"""They do not take all types."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_a_kernel_gives_what_its_function_gives(case: tuple[Function, dict[str, Any]], dtype: str) -> None:
+def test_a_kernel_gives_what_its_function_gives(case: Case, dtype: str) -> None:
     function, params = case
     stack = stack_of(dtype)
     stack.flags.writeable = False
-    kernel = kernel_of(function, "cupy")
-    assert kernel is not None
-    same(kernel.function(stack, **params), function(stack, **params))
+    same(kernel(function)(stack, **params), function(stack, **params))
 
 
 @pytest.mark.parametrize("radius", [1, 2])
@@ -102,45 +94,37 @@ def test_the_median_is_exact(dtype: str, radius: int) -> None:
     stack = stack_of(dtype)
     if radius == 2 and dtype == "float32":
         stack = stack[:, ::2]
-    kernel = kernel_of(functions.median, "cupy")
-    assert kernel is not None
-    assert np.array_equal(kernel.function(stack, radius), functions.median(stack, radius))
+    assert np.array_equal(kernel(functions.median)(stack, radius), functions.median(stack, radius))
 
 
 @pytest.mark.parametrize("shape", [(1, 37, 53), (2, 5, 3), (3, 64, 1)])
 @pytest.mark.parametrize("function", [functions.top_hat, functions.subtract_background])
 def test_planes_of_odd_sizes(function: Function, shape: tuple[int, ...]) -> None:
     stack = np.random.default_rng(1).integers(0, 60000, shape).astype(np.uint16)
-    kernel = kernel_of(function, "cupy")
-    assert kernel is not None
-    same(kernel.function(stack), function(stack))
+    same(kernel(function)(stack), function(stack))
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(0, "uint16"), (65535, "uint16"), (7.5, "float32")])
 def test_constant_and_full_images(value: float, dtype: str) -> None:
     stack = np.full((2, 32, 32), value, dtype)
     for function in (functions.percentile_normalize, functions.threshold, functions.sharpen, functions.top_hat):
-        kernel = kernel_of(function, "cupy")
-        assert kernel is not None
-        same(kernel.function(stack), function(stack))
+        same(kernel(function)(stack), function(stack))
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_kernels_refuse_what_their_functions_refuse(case: tuple[Function, dict[str, Any]]) -> None:
-    kernel = kernel_of(case[0], "cupy")
-    assert kernel is not None
+def test_kernels_refuse_what_their_functions_refuse(case: Case) -> None:
     bad = stack_of("float32")
     bad[1, 3, 3] = np.nan
     for stack in (bad, bad[0]):
         with pytest.raises(UsageError) as told:
             case[0](stack, **case[1])
         with pytest.raises(UsageError) as also:
-            kernel.function(stack, **case[1])
+            kernel(case[0])(stack, **case[1])
         assert str(also.value) == str(told.value)
 
 
 def test_every_kernel_is_compared() -> None:
-    compared = {case[0] for case in CASES} | {functions.median}
+    compared = {case[0] for case in CASES} | {case[0] for case in BY_DTYPE} | test_kernels_of_objects.COMPARED
     every = {getattr(functions, name) for name in functions.__all__}
     assert {function for function in every if kernel_of(function, "cupy")} == compared
 
@@ -149,10 +133,8 @@ def test_functions_done_by_plane_give_the_same_in_parts() -> None:
     stack = stack_of("uint16")
     for function, params in CASES:
         if contract_of(function).by_plane:
-            kernel = kernel_of(function, "cupy")
-            assert kernel is not None
-            parts = [kernel.function(stack[z : z + 1], **params) for z in range(len(stack))]
-            assert np.array_equal(np.concatenate(parts), kernel.function(stack, **params)), function.__name__
+            parts = [kernel(function)(stack[z : z + 1], **params) for z in range(len(stack))]
+            assert np.array_equal(np.concatenate(parts), kernel(function)(stack, **params)), function.__name__
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64"])
@@ -197,23 +179,19 @@ def test_a_kernel_of_one_s_own() -> None:
     assert own.function is mine
 
 
-def no_gpu() -> str | None:
-    if find_spec("cupy") is None:
-        return "CuPy is not installed"
-    gpus, _ = discover_gpus()
-    return None if gpus else "this machine has no NVIDIA GPU"
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("per", ["stack", "plane"])
+def test_contrast_is_evened_out_alike(dtype: str, per: str) -> None:
+    stack = stack_of(dtype)
+    same(kernel(functions.equalize_histogram)(stack, per), functions.equalize_histogram(stack, per))  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(no_gpu() is not None, reason=f"no GPU: {no_gpu()}")
-@pytest.mark.parametrize("case", [*CASES, (functions.median, {})], ids=name_of)
-def test_on_a_gpu(case: tuple[Function, dict[str, Any]]) -> None:
-    import cupy
-
+@pytest.mark.parametrize("case", [*CASES, *BY_DTYPE], ids=name_of)
+def test_on_a_gpu(case: Case) -> None:
     function, params = case
-    kernel = kernel_of(function, "cupy")
-    assert kernel is not None
-    given = {name: cupy.asarray(value) if isinstance(value, np.ndarray) else value for name, value in params.items()}
-    for dtype in DTYPES if function is not functions.median else DTYPES[:3]:
+    given = {name: on_gpu(value) for name, value in params.items()}
+    for dtype in DTYPES if case not in BY_DTYPE else DTYPES[:3]:
         stack = stack_of(dtype)
-        same(kernel.function(cupy.asarray(stack), **given).get(), function(stack, **params))
+        same(from_gpu(kernel(function)(on_gpu(stack), **given)), function(stack, **params))

@@ -9,7 +9,25 @@ from openhcs_jupyter import functions
 from openhcs_jupyter.functions import _checks
 from openhcs_jupyter.functions._cupy import _arrays
 
-HALVES = [0.5, 1.5, 2.5, 3.5, 126.5, 253.5, 254.5, -0.5, -1.5, -2.5, 300.5, 32766.5, 65533.5, 65534.5, 65535.5, -4e9, 5e9]
+HALVES = [
+    0.5,
+    1.5,
+    2.5,
+    3.5,
+    126.5,
+    253.5,
+    254.5,
+    -0.5,
+    -1.5,
+    -2.5,
+    300.5,
+    32766.5,
+    65533.5,
+    65534.5,
+    65535.5,
+    -4e9,
+    5e9,
+]
 INTEGERS = ["uint8", "uint16", "int16", "int32", "uint32", "int64"]
 
 

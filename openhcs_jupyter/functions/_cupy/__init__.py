@@ -6,6 +6,40 @@ which have the same functions. So the same lines run, and are tested, on a machi
 
 from __future__ import annotations
 
-from openhcs_jupyter.functions._cupy import background, channels, filters, focus, illumination, normalize, thresholds
+from openhcs_jupyter.functions._cupy import (
+    background,
+    channels,
+    colocalisation,
+    contrast,
+    filters,
+    focus,
+    geometry,
+    illumination,
+    labels,
+    measurement,
+    normalize,
+    registration,
+    segmentation,
+    spots,
+    stitching,
+    thresholds,
+)
 
-__all__ = ["background", "channels", "filters", "focus", "illumination", "normalize", "thresholds"]
+__all__ = [
+    "background",
+    "channels",
+    "colocalisation",
+    "contrast",
+    "filters",
+    "focus",
+    "geometry",
+    "illumination",
+    "labels",
+    "measurement",
+    "normalize",
+    "registration",
+    "segmentation",
+    "spots",
+    "stitching",
+    "thresholds",
+]

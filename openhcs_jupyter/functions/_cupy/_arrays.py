@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from openhcs_jupyter.functions._checks import host as host
+
 Array = Any
 """``(N, Y, X)`` of CuPy, or of NumPy."""
 TRUNCATE = 4.0
@@ -28,9 +30,14 @@ def packages(array: Array) -> Packages:
     return Packages(import_module("cupy"), import_module("cupyx.scipy.ndimage"))
 
 
-def host(array: Array) -> Any:
-    """Return an array in the memory of the machine; waits for what makes it."""
-    return array if isinstance(array, np.ndarray) else array.get()
+def fourier(array: Array) -> Any:
+    """Return the Fourier transforms of an array's package: `cupyx.scipy.fft`, or `scipy.fft`."""
+    return import_module("scipy.fft" if isinstance(array, np.ndarray) else "cupyx.scipy.fft")
+
+
+def sums_by(of: Array, values: Array, count: int) -> Array:
+    """Add up values by the object that each belongs to, from 0 and below `count`."""
+    return packages(of).xp.bincount(of, weights=values.astype(np.float64), minlength=count)
 
 
 def as_float(array: Array) -> Array:

@@ -14,7 +14,7 @@ from skimage import filters, measure
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions import segment_nuclei, threshold
-from openhcs_jupyter.functions.segmentation import find_threshold
+from openhcs_jupyter.functions.thresholds import find_threshold
 from tests.functions.images import disks, quick, read_only, stacks
 
 METHODS = {
