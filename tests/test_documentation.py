@@ -16,6 +16,7 @@ from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import cell_parser, option_strings
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well
 from openhcs_jupyter.pipeline import Pipeline
+from openhcs_jupyter.pipeline.contracts import kernel_of
 from openhcs_jupyter.topology import discover
 
 _CHECKOUT = Path(__file__).parents[1]
@@ -82,3 +83,13 @@ def test_every_option_sub_command_and_setting_has_its_line() -> None:
 def test_every_standard_function_has_its_place_in_the_reference() -> None:
     page = (_CHECKOUT / "docs" / "reference" / "functions.md").read_text()
     assert [name for name in functions.__all__ if f"::: openhcs_jupyter.functions.{name}\n" not in page] == []
+
+
+def test_the_page_of_functions_says_what_runs_on_a_gpu() -> None:
+    page = (_CHECKOUT / "docs" / "functions.md").read_text()
+    rows = dict(re.findall(r"^\| (on a [^|]+) \| ([^|]+) \|$", page, re.MULTILINE))
+    told = {row: re.findall(r"`(\w+)`", names) for row, names in rows.items()}
+    cpu = told.pop("on a CPU")
+    gpu = [name for names in told.values() for name in names]
+    assert sorted(gpu + cpu) == sorted(functions.__all__)
+    assert {name for name in gpu + cpu if kernel_of(getattr(functions, name), "cupy")} == set(gpu)

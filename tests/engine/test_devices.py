@@ -86,15 +86,16 @@ def test_a_run_on_gpus_gives_what_one_on_cpus_gives(bench: Bench) -> None:
 
 def test_what_moves_is_what_the_plan_says(bench: Bench) -> None:
     plan = plan_of(bench, *steps(), topology=played(Simulation()))
-    stack, flat = 3 * PLANE, PLANE
+    stack, flat, labels = 3 * PLANE, PLANE, 2 * PLANE
     assert [(m.to, m.why, len(m.channels)) for m in plan.stages[0].transfers] == [
         ("cupy", "percentile_normalize", 2),
         ("numpy", "kept", 1),
         ("numpy", "kept", 2),
+        ("numpy", "its outputs", 1),
     ]
     finished = [event for event in journal(done(plan).result()) if isinstance(event, UnitDone)]
-    assert sum(event.bytes_up for event in finished) == 4 * 2 * stack
-    assert sum(event.bytes_down for event in finished) == 4 * (stack + 2 * flat)
+    assert sum(event.bytes_up for event in finished) == 4 * (2 * stack + labels)
+    assert sum(event.bytes_down for event in finished) == 4 * (stack + 2 * flat + labels)
 
 
 def test_a_function_on_cpus_between_two_on_the_gpu(bench: Bench) -> None:
