@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,75 +28,19 @@ pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, se
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.kernel.doctor import examine
-from openhcs_jupyter.model import Image
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
 from openhcs_jupyter.repository.omero.broker.files import Folders, OutsideError
 from openhcs_jupyter.repository.omero.broker.limits import Limits
 from openhcs_jupyter.repository.omero.broker.protocol import Check, Open, encode, read_request
 from openhcs_jupyter.repository.omero.romio import path_of
+from tests.omero.brokers import BrokerProcess, client, first_image
 from tests.omero.lab import Lab
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(bool(os.environ.get("OMERO_HOST")), reason="another machine has the repository's files"),
 ]
-
-
-class BrokerProcess:
-    """`openhcs-jupyter broker` on a stand-in's repository; a context manager."""
-
-    def __init__(self, lab: Lab, *options: str) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="broker-"))
-        self._folder.chmod(0o755)
-        self.socket = self._folder / "socket"
-        self._command = [sys.executable, "-m", "openhcs_jupyter.cli", "broker", "--socket", str(self.socket)]
-        self._command += ["--repository", str(lab.server.binary_repository)]
-        self._command += ["--server", f"127.0.0.1:{lab.server.port}", *options]
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: list[str] = []
-        self._said = threading.Condition()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
-        reader.start()
-        self.wait_for("listening at")
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._process.wait(20)
-
-    def log(self) -> list[str]:
-        with self._said:
-            return list(self._lines)
-
-    def wait_for(self, text: str, after: int = 0) -> str:
-        """Wait for a line that holds a text and return it."""
-        with self._said:
-            found = self._said.wait_for(lambda: [line for line in self._lines[after:] if text in line], 30)
-        assert found, f"the broker never said {text!r}: {self._lines}"
-        return found[0]
-
-    def audited(self, text: str) -> dict[str, Any]:
-        line: dict[str, Any] = json.loads(self.wait_for(text).partition(" INFO ")[2])
-        return line
-
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            with self._said:
-                self._lines.append(line.rstrip())
-                self._said.notify_all()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        shutil.rmtree(self._folder)
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +54,6 @@ def ada(lab: Lab, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("OPENHCS_OMERO_BROKER", str(broker.socket))
     with lab.join("ada") as repository:
         yield repository
-
-
-def first_image(repository: OmeroRepository, plate: int) -> tuple[str, int, Image]:
-    well, field = next(iter(repository.plate(plate).fields()))
-    return well.name, field.number, field.images[0]
-
-
-def client(broker: BrokerProcess, repository: OmeroRepository, patience_s: float = 10.0) -> BrokerClient:
-    return BrokerClient(broker.socket, lambda: repository.connection.key, patience_s)
 
 
 class TestReading:
@@ -152,18 +86,40 @@ class TestReading:
         finally:
             os.close(descriptor)
 
-    def test_a_file_of_an_import_is_handed_out_by_its_name(
+    def test_files_of_an_import_are_handed_out_by_their_names(
         self, lab: Lab, ada: OmeroRepository, broker: BrokerProcess
     ) -> None:
         number, made = lab.imported
         well, field, image = first_image(ada, number)
-        file = made.file(well, field, 1, 2)
+        managed = lab.sample.repository.managed
+        files = [made.file(well, field, c, z) for c, z in ((1, 2), (0, 0), (1, 0))]
         with client(broker, ada) as asks:
-            descriptor = asks.open(image.id, str(file.relative_to(lab.sample.repository.managed)))
-            assert os.fstat(descriptor).st_ino == file.stat().st_ino
-            os.close(descriptor)
-            with pytest.raises(BrokerError, match="not imported from a file of that name"):
-                asks.open(image.id, f"../{file.name}")
+            descriptors = asks.open_files(image.id, [str(file.relative_to(managed)) for file in files])
+            assert [os.fstat(one).st_ino for one in descriptors] == [file.stat().st_ino for file in files]
+            for one in descriptors:
+                os.close(one)
+            known = str(files[0].relative_to(managed))
+            for other in (f"../{known}", "../../Pixels/1", f"{known}/../{files[1].name}", known.replace("/", "//")):
+                with pytest.raises(BrokerError, match="not imported from a file of that name"):
+                    asks.open_files(image.id, [known, other])
+
+    def test_imported_files_are_mapped_and_omero_is_asked_for_none(
+        self, lab: Lab, ada: OmeroRepository, broker: BrokerProcess
+    ) -> None:
+        number, made = lab.imported
+        plate = ada.plate(number)
+        images = [field.images[0] for _, field in plate.fields()]
+        assert ada.told_of(images) == ("4 of 4 images are read in place, 4 through the broker.",)
+        lab.server.ask(calls=True)
+        for well, field in plate.fields():
+            with ada.open(field.images[0]) as source:
+                for c, z in np.ndindex(2, 3):
+                    np.testing.assert_array_equal(source.plane(0, c, z), made.plane(well.name, field.number, c, z))
+                source.verify()
+        assert not [call for call in lab.server.ask(calls=True)["calls"] if call.startswith("RawPixels")]
+        file = made.file("B02", 2, 1, 2)
+        line = broker.audited(file.name)
+        assert (line["outcome"], line["user"], line["bytes"]) == ("granted", "ada", file.stat().st_size)
 
     def test_doctor_shows_the_policy(self, ada: OmeroRepository, broker: BrokerProcess) -> None:
         (found,) = [one for one in examine() if one.what == "OMERO broker"]
@@ -339,7 +295,7 @@ NEARLY = st.fixed_dictionaries(
         "session": JSON | st.just("00000000-0000-4000-8000-000000000000"),
         "image": JSON | st.integers(),
         "images": JSON | st.lists(st.integers(), max_size=400),
-        "file": JSON | st.sampled_from(["../../etc/passwd", "/etc/passwd", "a\0b", "x" * 5000]),
+        "files": JSON | st.lists(st.sampled_from(["../../etc/passwd", "/etc/passwd", "a\0b", "", "x" * 5000])),
         "ahead": JSON,
     },
 )
@@ -386,14 +342,16 @@ class TestHostile:
         with client(broker, ada) as asks:
             os.close(asks.open(image.id))
 
-    @given(number=st.integers(1, 2**63 - 1), file=st.text(max_size=50).filter(lambda text: "\0" not in text))
+    @given(
+        number=st.integers(1, 2**63 - 1), file=st.text(min_size=1, max_size=50).filter(lambda text: "\0" not in text)
+    )
     def test_requests_survive_the_wire(self, number: int, file: str) -> None:
         key = "01234567-89ab-cdef-0123-456789abcdef"
         try:
             file.encode()
         except UnicodeEncodeError:
             return
-        for request in (Open(session=key, image=number, file=file), Check(session=key, images=(number,))):
+        for request in (Open(session=key, image=number, files=(file,)), Check(session=key, images=(number,))):
             assert read_request(encode(request)) == request
 
 

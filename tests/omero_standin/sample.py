@@ -213,11 +213,9 @@ class Sample:
                 planes.write(made.plane(well, number, c, z).astype(dtype).tobytes(), planes.offset(0, c, z))
 
     def _plane_files(self, made: MadePlate, well: str, number: int) -> dict[str, Any]:
-        return {
-            f"0/{c}/{z}": [str(made.file(well, number, c, z).relative_to(self.repository.managed)), 0]
-            for c in range(len(made.channels))
-            for z in range(made.z)
-        }
+        files = {f"0/{c}/{z}": made.file(well, number, c, z) for c, z in np.ndindex(len(made.channels), made.z)}
+        managed = self.repository.managed
+        return {place: [str(file.relative_to(managed)), 0] for place, file in files.items() if file.exists()}
 
     def _fileset(self, made: MadePlate, owner: str, of: str) -> Record:
         top = made.folder.parent.relative_to(self.repository.managed)

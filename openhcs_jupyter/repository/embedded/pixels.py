@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -120,9 +120,9 @@ class FilePixels(PixelSource):
         spot = self._spots.get((t, c, z))
         if spot is None:
             raise RepositoryError(f"{self._name} has no plane at t={t}, c={c}, z={z}.")
-        path, file = self._paths[spot.file], self._files[spot.file]
+        path = self._paths[spot.file]
         try:
-            plane = self._decode(spot, path) if spot.offset < 0 else self._map(spot, path, file)
+            plane = self._decode(spot, path) if spot.offset < 0 else self._map(spot, path)
         except OSError as error:
             raise _unreadable(path, error) from error
         plane.flags.writeable = False
@@ -130,18 +130,33 @@ class FilePixels(PixelSource):
 
     def verify(self) -> None:
         """Check that every file is as it was when the plate was imported."""
-        for path, file in zip(self._paths, self._files, strict=True):
-            _check_path(path, file)
+        for number in range(len(self._files)):
+            self._check(number)
 
     def close(self) -> None:
         """Do nothing: each plane holds its own map, and no file stays open."""
 
-    def _map(self, spot: PlaneSpot, path: str, file: FoundFile) -> NDArray[np.generic]:
+    def has(self, t: int, c: int, z: int) -> bool:
+        """Tell whether there is such a plane."""
+        return (t, c, z) in self._spots
+
+    def _check(self, number: int) -> None:
+        _check_path(self._paths[number], self._files[number])
+
+    def _open(self, number: int) -> int:
+        """Open a file; the caller closes it."""
+        return os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
+
+    def _content(self, number: int) -> Path | BinaryIO:
+        """Return a file as readers take it; the caller closes what is open."""
+        return Path(self._paths[number])
+
+    def _map(self, spot: PlaneSpot, path: str) -> NDArray[np.generic]:
         layout, dtype = self._layout, self._dtype
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._open(spot.file)
         try:
             status = os.fstat(descriptor)
-            _check(status, file, path)
+            check_status(status, self._files[spot.file], path)
             # A map that reaches beyond the file's end would kill the process when it is read.
             length = layout.size_y * layout.size_x * dtype.itemsize
             if spot.offset + length > status.st_size:
@@ -162,16 +177,22 @@ class FilePixels(PixelSource):
         data = PlaneData(size_y=layout.size_y, size_x=layout.size_x, dtype=layout.dtype, page=spot.page)
         needed = (spot.file, *spot.parts)
         reader = reader_of(self._reader)
+        contents: list[Path | BinaryIO] = []
         try:
-            plane = reader.decode([Path(self._paths[number]) for number in needed], data)
+            contents += [self._content(number) for number in needed]
+            plane = reader.decode(contents, data)
         except (MemoryError, RepositoryError):
             raise
         except Exception as error:
             for number in needed:  # a file that changed is no damaged one
-                _check_path(self._paths[number], self._files[number])
+                self._check(number)
             raise RepositoryError(
                 f"{path} cannot be decoded: {error}", "The file is damaged. Copy it again, or leave its well out."
             ) from error
+        finally:
+            for content in contents:
+                if not isinstance(content, Path):
+                    content.close()
         if plane.shape != (layout.size_y, layout.size_x):
             raise RepositoryError(f"{path} holds a plane of shape {plane.shape}, not as it says.", _AGAIN)
         return plane.astype(self._dtype, copy=False)
@@ -203,7 +224,14 @@ class _Mapping:
             self._unmap(self._address, self._length)
 
 
-def _check(status: os.stat_result, file: FoundFile, path: str) -> None:
+def check_status(status: os.stat_result, file: FoundFile, path: str) -> None:
+    """Check that a file is as it was when it was looked at.
+
+    Raises
+    ------
+    RepositoryError
+        If it is not.
+    """
     if status.st_size != file.size or status.st_mtime_ns != file.mtime_ns:
         raise RepositoryError(f"{path} has changed since the plate was imported.", _AGAIN)
 
@@ -217,7 +245,7 @@ def _check_path(path: str, file: FoundFile) -> None:
     except OSError as error:
         raise _unreadable(path, error) from error
     else:
-        _check(status, file, path)
+        check_status(status, file, path)
 
 
 def _unreadable(path: str, error: OSError) -> RepositoryError:

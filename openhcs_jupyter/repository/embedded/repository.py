@@ -11,13 +11,13 @@ import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, PlateSummary, RunRecord, Well, well_name
-from openhcs_jupyter.repository.base import PixelSource, Repository, ResultWriter
+from openhcs_jupyter.repository.base import Repository, ResultWriter
 from openhcs_jupyter.repository.embedded import catalogue as _catalogue
 from openhcs_jupyter.repository.embedded.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from openhcs_jupyter.repository.embedded.formats.base import Progress
-    from openhcs_jupyter.repository.embedded.pixels import PlaneTable
+    from openhcs_jupyter.repository.embedded.pixels import FilePixels, PlaneTable
 
 _SUMMARY = """
 SELECT id, name, wells, fields, planes, bytes, format, imported, source, problems,
@@ -139,9 +139,21 @@ class EmbeddedRepository(Repository):
             wells=tuple(Well(id=key, row=row, column=column, fields=tuple(by_well[key])) for key, row, column in wells),
         )
 
-    def open(self, image: Image) -> PixelSource:
+    def open(self, image: Image) -> FilePixels:
         """Open an image for reading: one query, and a look at each file's size and date."""
-        from openhcs_jupyter.repository.embedded.pixels import FilePixels, PlaneTable
+        from openhcs_jupyter.repository.embedded.pixels import FilePixels
+
+        return FilePixels(*self.found(image))
+
+    def found(self, image: Image) -> tuple[str, Layout, PlaneTable, str, str]:
+        """Say where the planes of an image are: what `FilePixels` takes.
+
+        Raises
+        ------
+        RepositoryError
+            If the image is unknown, or was imported again.
+        """
+        from openhcs_jupyter.repository.embedded.pixels import PlaneTable
 
         if self._decoder is None:
             self._decoder = msgspec.msgpack.Decoder(PlaneTable)
@@ -152,7 +164,7 @@ class EmbeddedRepository(Repository):
         name = f"{plate} {well_name(well_row, well_column)} field {number} ({kind})"
         if version != image.version:
             raise RepositoryError(f"{name} was imported again since the plate was loaded.", "Load the plate again.")
-        return FilePixels(root, image.layout, self._decoder.decode(packed), name, reader)
+        return root, image.layout, self._decoder.decode(packed), name, reader
 
     def changed(self, images: Sequence[Image]) -> list[str]:
         """Say which files of these images are gone or not as they were when the plate was imported."""

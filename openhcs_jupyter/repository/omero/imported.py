@@ -1,7 +1,6 @@
 """Imported files of a plate, read where OMERO keeps them: recognised and registered as a plate of files is.
 
-Nobody but the readers of formats knows which file holds which plane. So what they find is held against what OMERO
-says of each image, and one plane of the plate is compared with what the server gives, before any file is trusted.
+What the readers of formats find is held against what OMERO says of each image.
 """
 
 from __future__ import annotations
@@ -10,15 +9,21 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Image, Layout, Plate, well_name
 from openhcs_jupyter.repository.base import PixelSource
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.repository.omero.mirror import Hand
 from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.repository.embedded.pixels import FilePixels
 
 
 class Registered(NamedTuple):
@@ -26,6 +31,10 @@ class Registered(NamedTuple):
 
     id: int
     version: str
+    mirror: str = ""
+    """In which they were registered, where the broker opens them; empty where they are read by their paths."""
+    above: str = ""
+    """What OMERO's managed repository has in the mirror's place."""
 
 
 def folder_of(files: Sequence[FileRow], managed: Path) -> Path:
@@ -45,7 +54,7 @@ def folder_of(files: Sequence[FileRow], managed: Path) -> Path:
 
 def register(
     repository: EmbeddedRepository, folder: Path, plate: Plate, fields: Sequence[FieldRow]
-) -> dict[int, Registered]:
+) -> tuple[dict[int, Registered], int]:
     """Register a fileset's folder and find each of OMERO's images in it.
 
     Parameters
@@ -63,6 +72,8 @@ def register(
     -------
     dict
         By id of OMERO's image.
+    int
+        How many planes of theirs are in no file.
 
     Raises
     ------
@@ -76,6 +87,7 @@ def register(
     for row in fields:
         of_well[row.row, row.column].append(row)
     registered = {}
+    blank = 0
     for place, rows in of_well.items():
         there = wells.get(place, ())
         if len(there) != len(rows):
@@ -85,12 +97,44 @@ def register(
             if stack is None or _shape(stack.layout) != _shape(images[row.image].layout):
                 raise RepositoryError(f"its files have other images than OMERO in {well_name(*place)}")
             registered[row.image] = Registered(stack.id, stack.version)
-    return registered
+            blank += len(stack.layout.missing)
+    return registered, blank
 
 
-def open_registered(repository: EmbeddedRepository, image: Image, registered: Registered) -> PixelSource:
-    """Open an image's files."""
-    return repository.open(msgspec.structs.replace(image, id=registered.id, version=registered.version))
+def open_registered(
+    repository: EmbeddedRepository, image: Image, registered: Registered, hand: Hand | None = None
+) -> PixelSource:
+    """Open an image's files; `hand` opens them where the broker does."""
+    own = msgspec.structs.replace(image, id=registered.id, version=registered.version)
+    if not registered.mirror:
+        return _Filled(repository.open(own), image.layout)
+    if hand is None:
+        raise RepositoryError(f"Image {image.id}: omero_broker is not set any more.", "Load its plate again.")
+    from openhcs_jupyter.repository.omero.handed import HandedPixels
+
+    handed = HandedPixels(*repository.found(own), Path(registered.mirror), registered.above, hand)
+    return _Filled(handed, image.layout)
+
+
+class _Filled(PixelSource):
+    """Planes of files; those that were not acquired are zeros, as OMERO gives them."""
+
+    def __init__(self, files: FilePixels, layout: Layout) -> None:
+        self._files = files
+        self._layout = layout
+
+    def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:
+        if self._files.has(t, c, z):
+            return self._files.plane(t, c, z)
+        blank = np.zeros((self._layout.size_y, self._layout.size_x), self._layout.dtype)
+        blank.flags.writeable = False
+        return blank
+
+    def verify(self) -> None:
+        self._files.verify()
+
+    def close(self) -> None:
+        self._files.close()
 
 
 def _shape(layout: Layout) -> tuple[object, ...]:

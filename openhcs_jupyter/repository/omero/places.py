@@ -27,7 +27,7 @@ class Place(msgspec.Struct, frozen=True):
     registered: Registered | None = None
     """Its imported files, where those are read in place."""
     broker: bool = False
-    """The broker opens its file."""
+    """The broker opens its file, or its imported files."""
     zarr: str = ""
     """Folder of its OME-Zarr image, where that is read in place."""
 
@@ -109,8 +109,8 @@ class Places:
 
     @property
     def of_broker(self) -> list[int]:
-        """Ids of the images whose files the broker opens, in their plates' order."""
-        return [image for image, place in self._of_image.items() if place.broker]
+        """Ids of the images whose files in OMERO's own layout the broker opens, in their plates' order."""
+        return [image for image, place in self._of_image.items() if place.broker and place.registered is None]
 
     def _take(self, plate: int, kept: _Kept) -> None:
         self._plates[plate] = kept

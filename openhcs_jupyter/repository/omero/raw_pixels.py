@@ -18,7 +18,7 @@ _AHEAD = 4
 """Requests under way at once: the next ones are on the wire while this one is unpacked."""
 _MOST_BYTES = 16 << 20
 """Of one answer. Larger planes come in bands: a message may have 250 MB, and a pyramid has no planes."""
-_LARGEST_PLANE = 3192 * 3192
+LARGEST_PLANE = 3192 * 3192
 """Pixels; larger images OMERO keeps as pyramids."""
 
 
@@ -58,7 +58,7 @@ class RawPixels(PixelSource):
         self._lock = threading.Lock()
         self._store: Any = None
         self._asked: dict[_Band, Any] = {}
-        whole = layout.plane_bytes <= _MOST_BYTES and layout.size_y * layout.size_x <= _LARGEST_PLANE
+        whole = layout.plane_bytes <= _MOST_BYTES and layout.size_y * layout.size_x <= LARGEST_PLANE
         self._rows = layout.size_y if whole else max(1, _MOST_BYTES * layout.size_y // layout.plane_bytes)
 
     def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:

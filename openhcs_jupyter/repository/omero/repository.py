@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import numpy as np
 
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import RepositoryError
@@ -18,15 +16,16 @@ from openhcs_jupyter.repository.base import Group, PixelSource, Repository, Resu
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
 from openhcs_jupyter.repository.omero.address import Source, parse_address, parse_reference
-from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
+from openhcs_jupyter.repository.omero.broker.client import BrokerClient
 from openhcs_jupyter.repository.omero.broker.order import Order
+from openhcs_jupyter.repository.omero.files import Files
 from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.groups import find_group, list_groups
-from openhcs_jupyter.repository.omero.imported import Registered, folder_of, open_registered, register
+from openhcs_jupyter.repository.omero.imported import open_registered
 from openhcs_jupyter.repository.omero.keys import given_key, saved_session
 from openhcs_jupyter.repository.omero.places import Place, Places
 from openhcs_jupyter.repository.omero.plates import Loaded, load_plate, part_of
-from openhcs_jupyter.repository.omero.queries import FieldRow, FileRow, ask
+from openhcs_jupyter.repository.omero.queries import FieldRow, ask
 from openhcs_jupyter.repository.omero.raw_pixels import RawPixels
 from openhcs_jupyter.repository.omero.romio import RomioPixels, path_of
 from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection
@@ -126,12 +125,14 @@ class OmeroRepository(Repository):
 
         wanted, (found, fields, unseen) = self.connection.call(load)
         places = {row.image: self._place(row) for row in fields}
-        if self._binary:
-            self._trust(found, fields, places)
-        if self._broker is not None:
-            self._ask_broker(self._broker, fields, places)
-        told = (f"No image that you may see has {_some(unseen)}: left out.",) if unseen else ()
-        self._places.keep(found, places, told)
+        told = [f"No image that you may see has {_some(unseen)}: left out."] if unseen else []
+        if self._binary or self._broker is not None:
+            files = Files(self.connection, self._files, found, fields, places, told)
+            if self._binary:
+                files.trust(Path(self._binary).expanduser())
+            if self._broker is not None:
+                files.ask(self._broker)
+        self._places.keep(found, places, tuple(told))
         return found if wanted.place is None else part_of(found, wanted.place, wanted.sample)
 
     def cell_name(self, plate: int, given: object = None) -> str:
@@ -157,14 +158,15 @@ class OmeroRepository(Repository):
         """Open an image: its file where that may be read, else its planes through the server."""
         place = self._places.of_image(image)
         if place.registered is not None:
-            return open_registered(self._files, image, place.registered)
+            hand = partial(self._broker.open_files, image.id) if self._broker is not None else None
+            return open_registered(self._files, image, place.registered, hand)
         if place.zarr:
             return ZarrPixels(Path(place.zarr), image.layout, place.name)
         if place.broker:
             if self._broker is None:
                 raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
             likely = self._order.after(image.id, lambda: self._places.of_broker)
-            return self._mapped(self._broker.open(image.id, ahead=self._order.following, then=likely), image, place)
+            return self._mapped(self._broker.open(image.id, self._order.following, likely), image, place)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -247,17 +249,6 @@ class OmeroRepository(Repository):
                 return key
         return self.connection.key
 
-    def _ask_broker(self, broker: BrokerClient, fields: Sequence[FieldRow], places: dict[int, Place]) -> None:
-        """Find out which images the broker opens; the others come through the server, and it is said why."""
-        open_ = [row.image for row in fields if row.fileset is None and places[row.image].why]
-        try:
-            refused = broker.check(open_, patience_s=0.0)
-        except BrokerError as error:
-            refused = dict.fromkeys(open_, error.message.rstrip("."))
-        for image in open_:
-            why = refused.get(image, "")
-            places[image] = msgspec.structs.replace(places[image], why=why, broker=not why)
-
     def _mapped(self, descriptor: int, image: Image, place: Place) -> PixelSource:
         try:
             return RomioPixels(descriptor, image.layout, place.name)
@@ -288,61 +279,6 @@ class OmeroRepository(Repository):
         if self._registered is None:
             self._registered = EmbeddedRepository(self.folder / "imported")
         return self._registered
-
-    def _trust(self, plate: Plate, fields: Sequence[FieldRow], places: dict[int, Place]) -> None:
-        """Have imported files and OME-Zarr read in place, where they are what the server gives; else say why not."""
-        imported = [row for row in fields if row.fileset is not None and not places[row.image].zarr]
-        if imported:
-            self._change(places, imported, lambda: self._registered_of(plate, imported, places))
-        zarr = [row for row in fields if places[row.image].zarr]
-        if zarr:
-            self._change(places, zarr, lambda: self._compare_zarr(plate, zarr[0], places))
-
-    def _change(
-        self,
-        places: dict[int, Place],
-        fields: Sequence[FieldRow],
-        find: Callable[[], Mapping[int, Registered]],
-    ) -> None:
-        try:
-            found = find()
-        except RepositoryError as error:
-            for row in fields:
-                places[row.image] = msgspec.structs.replace(places[row.image], why=error.message, zarr="")
-            return
-        for image, registered in found.items():
-            places[image] = msgspec.structs.replace(places[image], registered=registered, why="")
-
-    def _registered_of(
-        self, plate: Plate, fields: Sequence[FieldRow], places: Mapping[int, Place]
-    ) -> dict[int, Registered]:
-        filesets = {row.fileset for row in fields}
-        if len(filesets) != 1:
-            raise RepositoryError(f"its images come from {len(filesets)} filesets")
-        context = self.connection.everywhere
-        rows = self.connection.call(lambda session: ask(session, queries.FILES, context, ids=sorted(filesets)))
-        if not rows:
-            raise RepositoryError("its fileset names no files")
-        folder = folder_of([FileRow(*row) for row in rows], Path(self._binary).expanduser() / "ManagedRepository")
-        found = register(self._files, folder, plate, fields)
-        image = _image_of(plate, fields[0])
-        self._compare(image, places[image.id], open_registered(self._files, image, found[image.id]), str(folder))
-        return found
-
-    def _compare_zarr(self, plate: Plate, row: FieldRow, places: Mapping[int, Place]) -> Mapping[int, Registered]:
-        image, place = _image_of(plate, row), places[row.image]
-        self._compare(image, place, ZarrPixels(Path(place.zarr), image.layout, place.name), place.zarr)
-        return {}
-
-    def _compare(self, image: Image, place: Place, files: PixelSource, where: str) -> None:
-        """Compare the first plane of an image's files with what the server gives."""
-        with files, RawPixels(self.connection, place.pixels, image.layout, place.name) as server:
-            if not np.array_equal(files.plane(0, 0, 0), server.plane(0, 0, 0)):
-                raise RepositoryError(f"the files in {where} are not what the server gives for {place.name}")
-
-
-def _image_of(plate: Plate, row: FieldRow) -> Image:
-    return next(image for _, field in plate.fields() for image in field.images if image.id == row.image)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -147,13 +147,14 @@ class Reader(ABC):
             If the folder holds no plate, or several.
         """
 
-    def decode(self, files: Sequence[Path], data: PlaneData) -> NDArray[np.generic]:
+    def decode(self, files: Sequence[Path | BinaryIO], data: PlaneData) -> NDArray[np.generic]:
         """Read one plane that does not lie uncompressed and in one piece: here, a page of a TIFF file.
 
         Parameters
         ----------
         files
-            The plane's file, then its `FoundPlane.parts`.
+            The plane's file, then its `FoundPlane.parts`. Open files stand for those that only somebody else may open;
+            a reader that cannot take them raises an error, and the plane comes another way.
         data
             What `read` said of the plane.
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -93,9 +93,12 @@ class OmeZarr(Reader):
             problems=tuple(problems),
         )
 
-    def decode(self, files: Sequence[Path], data: PlaneData) -> NDArray[np.generic]:
+    def decode(self, files: Sequence[Path | BinaryIO], data: PlaneData) -> NDArray[np.generic]:
         """Read one plane: `files` are the array's description, then the plane's chunks."""
-        description, *chunks = files
+        paths = [file for file in files if isinstance(file, Path)]
+        if len(paths) < len(files):
+            raise RepositoryError("OME-Zarr is read by the paths of its chunks only.")
+        description, *chunks = paths
         return read_array(description.parent, description.name).read(data.page, chunks)
 
 

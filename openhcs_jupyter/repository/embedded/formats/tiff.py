@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 
@@ -42,13 +42,13 @@ class TiffFaultError(Exception):
     """A TIFF file that cannot be used; the text says why, without its name."""
 
 
-def read_header(path: Path, size: int) -> TiffHeader:
+def read_header(path: Path | BinaryIO, size: int) -> TiffHeader:
     """Read the first page's header.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or its content.
     size
         Its size in bytes; every byte that the header promises must lie within.
 
@@ -63,7 +63,7 @@ def read_header(path: Path, size: int) -> TiffHeader:
         return TiffHeader(data=data, description=page.description, pages=pages)
 
 
-def read_pages(path: Path, size: int) -> TiffPages:
+def read_pages(path: Path | BinaryIO, size: int) -> TiffPages:
     """Read the headers of all pages; parameters and errors as of `read_header`, but of the whole file only."""
     with _opened(path, size) as file:
         planes: list[PlaneData | str] = []
@@ -83,7 +83,7 @@ def read_pages(path: Path, size: int) -> TiffPages:
 
 
 @contextmanager
-def _opened(path: Path, size: int) -> Iterator[TiffFile]:
+def _opened(path: Path | BinaryIO, size: int) -> Iterator[TiffFile]:
     import tifffile
 
     try:

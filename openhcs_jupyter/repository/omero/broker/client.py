@@ -7,15 +7,18 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero.broker import protocol
 from openhcs_jupyter.repository.omero.broker.protocol import (
     MOST_BYTES,
+    MOST_FILES,
     MOST_IMAGES,
     Check,
     Granted,
@@ -32,6 +35,7 @@ _PATIENCE_S = 10.0
 """A broker that is started again is waited for so long."""
 _ANSWER_S = 60.0
 _MOST_WAIT_S = 60.0
+_NAMES_BYTES = MOST_BYTES - 1024
 _TOLD_S = 30.0
 """How long the broker surely knows what it was told of."""
 
@@ -59,22 +63,18 @@ class BrokerClient:
         self._patience_s = patience_s
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
-        self._begun: tuple[int, str] | None = None
-        """What was asked ahead, and is answered next."""
+        self._begun: int | None = None
+        """The image that was asked for ahead, and is answered next."""
         self._told: frozenset[int] = frozenset()
         self._told_until = 0.0
 
-    def open(
-        self, image: int, file: str = "", ahead: Callable[[], Sequence[int]] = tuple, then: int | None = None
-    ) -> int:
-        """Open a file of an image for reading.
+    def open(self, image: int, ahead: Callable[[], Sequence[int]] = tuple, then: int | None = None) -> int:
+        """Open an image's file in OMERO's own layout for reading.
 
         Parameters
         ----------
         image
             Its id.
-        file
-            One of the files that it was imported from, as OMERO names it; empty is the file in OMERO's own layout.
         ahead
             Names images that will be opened soon, so that the broker asks OMERO for all of them at once; called where
             the broker was not told of `image`.
@@ -96,14 +96,41 @@ class BrokerClient:
             soon = tuple(ahead()[:MOST_IMAGES])
             self._told, self._told_until = frozenset((image, *soon)), time.monotonic() + _TOLD_S
         with self._lock:
-            descriptor = self._answered(image, file)
+            descriptor = self._answered(image)
             if descriptor is None:
-                reply, descriptor = self._ask(Open(session=self._session(), image=image, file=file, ahead=soon))
-                if not isinstance(reply, Granted) or descriptor is None:
-                    raise self._unexpected(reply)
+                (descriptor,) = self._opened(Open(session=self._session(), image=image, ahead=soon))
             if then is not None and then in self._told and not soon:
                 self._begin(then)
         return descriptor
+
+    def open_files(self, image: int, files: Sequence[str]) -> list[int]:
+        """Open some of the files that an image was imported from for reading.
+
+        Parameters
+        ----------
+        image
+            Its id.
+        files
+            As OMERO names them: path and name below its managed repository.
+
+        Returns
+        -------
+        list of int
+            Descriptors that can only be read, in their order; the caller closes them.
+
+        Raises
+        ------
+        BrokerError
+            If one of them is refused, or the broker is gone.
+        """
+        descriptors: list[int] = []
+        try:
+            for some in _messages(files):
+                descriptors += self._opened(Open(session=self._session(), image=image, files=some))
+        except BaseException:
+            _close(descriptors)
+            raise
+        return descriptors
 
     def check(self, images: Iterable[int], patience_s: float | None = None) -> dict[int, str]:
         """Say which images would be refused, and why.
@@ -148,14 +175,25 @@ class BrokerClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: Request, patience_s: float | None = None) -> tuple[Reply, int | None]:
+    def _opened(self, request: Open) -> list[int]:
+        reply, descriptors = self._ask(request)
+        if not isinstance(reply, Granted):
+            raise self._unexpected(reply)
+        if len(descriptors) != max(1, len(request.files)):
+            _close(descriptors)
+            raise BrokerError(
+                f"This process cannot hold {len(request.files)} more open files.", "Raise its limit: ulimit -n 4096"
+            )
+        return descriptors
+
+    def _ask(self, request: Request, patience_s: float | None = None) -> tuple[Reply, list[int]]:
         """Ask, and wait where the broker says so."""
         until = time.monotonic() + _MOST_WAIT_S
         while True:
             patience = self._patience_s if patience_s is None else patience_s
-            reply, descriptor = self._exchange(protocol.encode(request), patience)
+            reply, descriptors = self._exchange(protocol.encode(request), patience)
             if not isinstance(reply, Refused):
-                return reply, descriptor
+                return reply, descriptors
             if reply.code != "slow" or time.monotonic() + reply.retry_after_s > until:
                 raise BrokerError(f"The broker at {self._path} refuses: {reply.why}", _HINTS.get(reply.code))
             time.sleep(reply.retry_after_s)
@@ -165,28 +203,27 @@ class BrokerClient:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.send(protocol.encode(Open(session=self._session(), image=image)))
-                self._begun = (image, "")
+                self._begun = image
 
-    def _answered(self, image: int | None = None, file: str = "") -> int | None:
+    def _answered(self, image: int | None = None) -> int | None:
         """Read the answer to what was asked ahead; None if it was something else, or was refused."""
         begun, self._begun = self._begun, None
         if begun is None or self._socket is None:
             return None
         try:
-            answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, 1)
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, MOST_FILES)
         except OSError:
             answer, descriptors = b"", []
         if not answer:
             self._leave()  # it has ended: whoever asks next joins it again
             return None
-        reply, descriptor = self._read(answer, descriptors)
-        if begun == (image, file) and isinstance(reply, Granted):
-            return descriptor
-        if descriptor is not None:
-            os.close(descriptor)
+        reply = self._read(answer, descriptors)
+        if begun == image and isinstance(reply, Granted) and len(descriptors) == 1:
+            return descriptors[0]
+        _close(descriptors)
         return None
 
-    def _exchange(self, data: bytes, patience_s: float) -> tuple[Reply, int | None]:
+    def _exchange(self, data: bytes, patience_s: float) -> tuple[Reply, list[int]]:
         """Send a message and receive its answer; once more where the broker was started again meanwhile."""
         until = time.monotonic() + patience_s
         with self._lock:
@@ -196,7 +233,7 @@ class BrokerClient:
                     if self._socket is None:
                         self._socket = self._joined()
                     self._socket.send(data)
-                    answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, 1)
+                    answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, MOST_FILES)
                     if not answer:
                         raise ConnectionResetError("it has ended")
                 except OSError as error:
@@ -210,16 +247,15 @@ class BrokerClient:
                         ) from error
                     time.sleep(min(0.1, patience_s / 10))
                     continue
-                return self._read(answer, descriptors)
+                return self._read(answer, descriptors), descriptors
 
-    def _read(self, answer: bytes, descriptors: Sequence[int]) -> tuple[Reply, int | None]:
+    @staticmethod
+    def _read(answer: bytes, descriptors: Sequence[int]) -> Reply:
         try:
-            reply = protocol.read_reply(answer)
+            return protocol.read_reply(answer)
         except RepositoryError:
-            for one in descriptors:
-                os.close(one)
+            _close(descriptors)
             raise
-        return reply, descriptors[0] if descriptors else None
 
     def _joined(self) -> socket.socket:
         """Connect, to the owner of the socket only: a session's key is about to be told."""
@@ -244,6 +280,26 @@ class BrokerClient:
 
     def _unexpected(self, reply: Reply) -> BrokerError:
         return BrokerError(f"The broker at {self._path} answers with {type(reply).__name__}.", "Is it of this version?")
+
+
+def _messages(files: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Divide names so that those of a message fit into it."""
+    some: list[str] = []
+    size = 0
+    for file in files:
+        length = len(msgspec.json.encode(file)) + 1
+        if some and (len(some) == MOST_FILES or size + length > _NAMES_BYTES):
+            yield tuple(some)
+            some, size = [], 0
+        some.append(file)
+        size += length
+    if some:
+        yield tuple(some)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for one in descriptors:
+        os.close(one)
 
 
 _HINTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -20,10 +20,8 @@ T = TypeVar("T")
 # Whole objects: they carry what OMERO restricts.
 IMAGES = "select i from Image i join fetch i.pixels p left outer join fetch i.fileset fs where i.id in (:ids)"
 IN_PLATES = "select ws.image.id, ws.id from WellSample ws where ws.image.id in (:ids)"
-FILE = (
-    "select f.id, f.repo from Fileset fs join fs.images i join fs.usedFiles e join e.originalFile f "
-    "where i.id = :id and f.path = :path and f.name = :name"
-)
+FILESETS_IN_PLATES = "select distinct ws.image.fileset.id from WellSample ws where ws.image.fileset.id in (:ids)"
+FILES = "select f.path, f.name, f.repo from Fileset fs join fs.usedFiles e join e.originalFile f where fs.id = :id"
 MANAGED = "select f.hash, f.id from OriginalFile f where f.mimetype = 'Repository' and f.name = 'ManagedRepository'"
 
 _ALL_GROUPS = {"omero.group": "-1"}
@@ -31,6 +29,8 @@ _TRUSTED_S = 60.0
 """How long an answer of OMERO's holds."""
 _MOST_SESSIONS = 64
 _MOST_ANSWERS = 100_000
+_MOST_NAMES = 500_000
+"""Of files, of all sessions together."""
 
 
 class RefusedError(Exception):
@@ -47,7 +47,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """What OMERO says of an image."""
 
     pixels: int
-    imported: bool
+    fileset: int | None = None
+    """From whose files the image was imported; None where it has a file in OMERO's own layout."""
     code: Code | None = None
     """Why it is refused; None where it is granted."""
     why: str = ""
@@ -62,6 +63,8 @@ class _Joined:
         self.user: str = client.getSession().getAdminService().getEventContext().userName
         self.lock = threading.Lock()
         self.verdicts: dict[int, tuple[float, Verdict]] = {}
+        self.names: dict[int, tuple[float, frozenset[str]]] = {}
+        """Of the files of filesets."""
 
     def close(self) -> None:
         with suppress(Exception):
@@ -124,36 +127,31 @@ class Gate:
 
         return self._with(session, look)
 
-    def path(self, session: str, image: int, verdict: Verdict, file: str) -> str:
-        """Return where a file of an image is below OMERO's data directory.
+    def paths(self, session: str, image: int, verdict: Verdict, files: Sequence[str]) -> list[str]:
+        """Return where files of an image are below OMERO's data directory.
 
         Parameters
         ----------
         verdict
             What `check` said of the image.
-        file
-            One of the files that it was imported from, as OMERO names it; empty is the file in OMERO's own layout.
+        files
+            Some of those that it was imported from, as OMERO names them; none is the file in OMERO's own layout.
 
         Raises
         ------
         RefusedError
             If the image has no such file.
         """
-        if not file:
-            if verdict.imported:
-                raise RefusedError("missing", f"Image {image} was imported: name one of its files.")
-            return str(path_of("Pixels", verdict.pixels))
-        folder, slash, name = file.rpartition("/")
-
-        def look(joined: _Joined) -> bool:
-            service = joined.client.getSession()
-            rows = ask(service, FILE, _ALL_GROUPS, id=image, path=folder + slash, name=name)
-            managed = {row[0] for row in ask(service, MANAGED, _ALL_GROUPS)}
-            return any(repository in managed for _, repository in rows)
-
-        if not self._with(session, look):
-            raise RefusedError("missing", f"Image {image} was not imported from a file of that name.")
-        return f"ManagedRepository/{file}"
+        fileset = verdict.fileset
+        if not files:
+            if fileset is not None:
+                raise RefusedError("missing", f"Image {image} was imported: name its files.")
+            return [str(path_of("Pixels", verdict.pixels))]
+        known = self._with(session, lambda joined: self._names(joined, fileset)) if fileset is not None else frozenset()
+        for file in files:
+            if file not in known:
+                raise RefusedError("missing", f"Image {image} was not imported from a file of that name.")
+        return [f"ManagedRepository/{file}" for file in files]
 
     def close(self) -> None:
         """Leave all sessions; they live on."""
@@ -162,20 +160,44 @@ class Gate:
                 joined.close()
             self._sessions.clear()
 
+    def _names(self, joined: _Joined, fileset: int) -> frozenset[str]:
+        """Return the names of all files of a fileset that lie in the managed repository."""
+        with joined.lock:
+            now = time.monotonic()
+            then, names = joined.names.get(fileset, (now, frozenset()))
+            if names and now - then < self._trusted_s:
+                return names
+            service = joined.client.getSession()
+            managed = {row[0] for row in ask(service, MANAGED, _ALL_GROUPS)}
+            rows = ask(service, FILES, _ALL_GROUPS, id=fileset)
+            names = frozenset(f"{path}{name}" for path, name, repository in rows if repository in managed)
+            joined.names[fileset] = (now, names)
+        with self._lock:
+            if sum(len(one) for other in self._sessions.values() for _, one in other.names.values()) > _MOST_NAMES:
+                for other in self._sessions.values():
+                    other.names = {}
+        return names
+
     def _asked(self, service: Any, images: list[int]) -> dict[int, Verdict]:
         found = {one.id.val: one for one in ask_objects(service, IMAGES, _ALL_GROUPS, ids=images)}
         in_plates = {row[0] for row in ask(service, IN_PLATES, _ALL_GROUPS, ids=images)} if found else set()
-        return {image: self._verdict(found.get(image), image in in_plates) for image in images}
+        filesets = {one.fileset.id.val for one in found.values() if one.fileset is not None}
+        shared = {row[0] for row in ask(service, FILESETS_IN_PLATES, _ALL_GROUPS, ids=filesets)} if filesets else set()
+        return {image: self._verdict(found.get(image), image in in_plates, shared) for image in images}
 
-    def _verdict(self, image: Any, in_plate: bool) -> Verdict:
+    def _verdict(self, image: Any, in_plate: bool, shared: Collection[int]) -> Verdict:
+        """Judge an image; `shared` are filesets that images of plates have."""
         if image is None:
-            return Verdict(0, False, "permission", "there is none that you may see")
+            return Verdict(0, code="permission", why="there is none that you may see")
         pixels = image.copyPixels()[0].id.val
-        imported = image.fileset is not None
-        if image.details.permissions.isRestricted("RESTRICT-BINARY-ACCESS") and not (in_plate and self._plates):
+        fileset = image.fileset.id.val if image.fileset is not None else None
+        restricted = image.details.permissions.isRestricted("RESTRICT-BINARY-ACCESS")
+        if restricted and not (in_plate and self._plates):
             hint = ", and the broker's policy does not allow plates" if in_plate else ""
-            return Verdict(pixels, imported, "restricted", f"OMERO restricts binary access to it{hint}")
-        return Verdict(pixels, imported)
+            return Verdict(pixels, fileset, "restricted", f"OMERO restricts binary access to it{hint}")
+        if fileset in shared and not in_plate and not self._plates:
+            return Verdict(pixels, fileset, "restricted", "images of plates were imported from the same files")
+        return Verdict(pixels, fileset)
 
     def _with(self, session: str, work: Callable[[_Joined], T]) -> T:
         """Do something in a session; one that broke is joined again, once."""

@@ -12,23 +12,26 @@ MOST_BYTES = 32 * 1024
 """Of a message; longer ones are cut off by the socket, and refused."""
 MOST_IMAGES = 256
 """In one message."""
+MOST_FILES = 64
+"""Opened by one message; the kernel of Linux passes 253 descriptors at once."""
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MOST_IMAGES)]
 # As OMERO makes them. What is no UUID might be a user's name, and a session can be opened with a name as its password.
 Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
-FileName = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00]*$")]
+FileName = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+FileNames = Annotated[tuple[FileName, ...], msgspec.Meta(max_length=MOST_FILES)]
 
 Code = Literal["request", "session", "permission", "restricted", "missing", "outside", "slow", "server"]
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=True):
-    """Asks for a file of an image."""
+    """Asks for files of an image."""
 
     session: Key
     image: Number
-    file: FileName = ""
-    """One of the files that the image was imported from, as OMERO names it; empty is the file in OMERO's own layout."""
+    files: FileNames = ()
+    """Some of those that the image was imported from, as OMERO names them; none is the file in OMERO's own layout."""
     ahead: Numbers = ()
     """Images that will be asked for soon; OMERO is asked about all of them at once."""
 
@@ -45,7 +48,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", forbid_unkno
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True, tag="granted"):
-    """The file's descriptor comes with this message."""
+    """The files' descriptors come with this message, in the order in which they were asked for."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):

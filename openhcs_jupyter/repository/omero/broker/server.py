@@ -11,7 +11,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -182,7 +182,7 @@ class Broker:
             connection.send(protocol.encode(answer))
             if refusal.code == "slow":
                 return  # it comes again
-            image, file = (request.image, request.file) if isinstance(request, Open) else (0, "")
+            image, file = (request.image, _some(request.files)) if isinstance(request, Open) else (0, "")
             user = self._gate.user(request.session) if isinstance(request, Open | Check) else ""
             why = f"{refusal.code}: {refusal.why}"
             self._write(
@@ -208,36 +208,43 @@ class Broker:
         verdict = self._checked(peer, request.session, (request.image, *request.ahead))[request.image]
         if verdict.code is not None:
             raise RefusedError(verdict.code, f"Image {request.image}: {verdict.why}.")
-        path = self._gate.path(request.session, request.image, verdict, request.file)
-        descriptor = self._opened(request.image, path)
-        try:
-            status = os.fstat(descriptor)
-            self._write(
-                AuditLine(
-                    outcome="granted",
-                    pid=peer.pid,
-                    uid=peer.uid,
-                    user=self._gate.user(request.session),
-                    image=request.image,
-                    file=path,
-                    inode=f"{status.st_dev:x}:{status.st_ino}",
-                    bytes=status.st_size,
+        paths = self._gate.paths(request.session, request.image, verdict, request.files)
+        user = self._gate.user(request.session)
+        with ExitStack() as opened:
+            descriptors = []
+            for path in paths:
+                descriptors.append(self._opened(request.image, path))
+                opened.callback(os.close, descriptors[-1])
+            for path, descriptor in zip(paths, descriptors, strict=True):
+                status = os.fstat(descriptor)
+                self._write(
+                    AuditLine(
+                        outcome="granted",
+                        pid=peer.pid,
+                        uid=peer.uid,
+                        user=user,
+                        image=request.image,
+                        file=path,
+                        inode=f"{status.st_dev:x}:{status.st_ino}",
+                        bytes=status.st_size,
+                    )
                 )
-            )
-            socket.send_fds(connection, [protocol.encode(Granted())], [descriptor])
-        finally:
-            os.close(descriptor)
+            socket.send_fds(connection, [protocol.encode(Granted())], descriptors)
 
     def _opened(self, image: int, path: str) -> int:
         try:
             return self._folders.open(path)
         except OutsideError as error:
-            raise RefusedError("outside", f"The file of image {image} is not handed out: {error}.") from error
+            raise RefusedError("outside", f"{path} of image {image} is not handed out: {error}.") from error
         except OSError as error:
-            raise RefusedError("missing", f"The file of image {image} cannot be opened: {error.strerror}.") from error
+            raise RefusedError("missing", f"{path} of image {image} cannot be opened: {error.strerror}.") from error
 
     def _write(self, line: AuditLine) -> None:
         self._audit(msgspec.json.encode(line).decode())
+
+
+def _some(files: Sequence[str]) -> str:
+    return files[0] + (f" and {len(files) - 1} more" if len(files) > 1 else "") if files else ""
 
 
 def _request(data: bytes) -> protocol.Request:
