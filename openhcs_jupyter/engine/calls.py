@@ -56,7 +56,8 @@ def split(
 ) -> tuple[Held, tuple[Any, ...]]:
     """Part what a function returned into its image, or the stack that passed through, and its outputs."""
     count = len(outputs)
-    kind = call.contract.kind or _kind_by_result(result, count)
+    contract = call.contract
+    kind = contract.kind or _kind_by_result(result, count)
     if kind == "measure":
         values = result if isinstance(result, tuple) and count != 1 else (result,)
         if count == 0:
@@ -67,7 +68,7 @@ def split(
     values = result if isinstance(result, tuple) else (result,)
     if len(values) != count + 1:
         raise StepError(step.index, _count_message(call, len(values) - 1, count, "output beside its image"))
-    return _checked_image(step, call, stack, values[0]), tuple(values[1:])
+    return _checked_image(step, call, contract.depth, stack, values[0]), tuple(values[1:])
 
 
 def _kind_by_result(result: Any, count: int) -> Literal["image", "measure"]:
@@ -83,7 +84,7 @@ def _count_message(call: BoundCall, returned: int, named: int, what: str) -> str
     )
 
 
-def _checked_image(step: PlannedStep, call: BoundCall, stack: Held, result: Any) -> Held:
+def _checked_image(step: PlannedStep, call: BoundCall, depth: str, stack: Held, result: Any) -> Held:
     if not isinstance(result, np.ndarray | OnDevice):
         raise StepError(step.index, f"{call.name} returned {type(result).__name__}, not an array (N, Y, X)")
     image: Held = result
@@ -92,7 +93,6 @@ def _checked_image(step: PlannedStep, call: BoundCall, stack: Held, result: Any)
         raise StepError(step.index, f"{call.name} returned an array of shape {image.shape}, not (N, Y, X){hint}")
     if image.dtype.kind not in "buif":
         raise StepError(step.index, f"{call.name} returned pixels of dtype {image.dtype}, not of a number type")
-    depth = call.contract.depth
     if depth == "same" and len(image) != len(stack):
         raise StepError(step.index, f"{call.name} returned {len(image)} planes for {len(stack)}")
     if depth == "one" and len(image) != 1:

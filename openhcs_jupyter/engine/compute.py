@@ -21,7 +21,7 @@ from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import CarriedImages, UnitInputs
 from openhcs_jupyter.engine.reducing import States, StepReducer, finish, merge, write_states
 from openhcs_jupyter.engine.store import File, Writer, write_array, write_bytes
-from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, placed, write_table
+from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, write_table
 from openhcs_jupyter.engine.waypoints import Recorder
 from openhcs_jupyter.pipeline.chains import ALL, BoundCall
 from openhcs_jupyter.pipeline.contracts import Context
@@ -308,7 +308,7 @@ class Computation:
             place["well"] = unit.well
         if unit.field is not None:
             place["field"] = unit.field
-        table = placed(checked_table(step, output.name, value), place | where)
+        table = checked_table(step, output.name, value, place | where)
         self.tables.setdefault((output.kind, output.name), []).append(table)
 
     def _input(self, step: PlannedStep, keyword: str, site: Site) -> Any:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from openhcs_jupyter.compiler.plan import PlannedInput, PlannedStep, TakenChannel
 from openhcs_jupyter.engine.devices.base import DeviceLostError
@@ -157,7 +156,7 @@ class UnitInputs:
         return [taken for taken in self._program.channels if self._stage.carries or taken.channel.name in names]
 
     def verify(self) -> None:
-        """Check that the images are still as they were read: a map shows what its file holds now."""
+        """Check that the images are still as they were: one that changes may have been read in between."""
         for opened in self._opened.values():
             opened.verify()
 
@@ -279,18 +278,13 @@ class UnitInputs:
         opened = self._opened.get(image.id)
         if opened is None:
             opened = self._opened[image.id] = self._repository.open(image)
-        planes = [opened.plane(t, taken.index, z) for z in taken.slices]
-        if len(planes) == 1:
-            array = planes[0][None]
-            _touch(array)
-        else:
-            array = np.stack(planes)
+        array = opened.read(t, taken.index, taken.slices)
         self.bytes_read += array.nbytes
         return Stack(array, taken.slices)
 
 
 def _touch(array: Pixels) -> None:
-    """Bring a mapped plane into memory before its turn, without a copy."""
+    """Bring a mapped stack into memory before its turn, without a copy."""
     flat = array.reshape(-1)
     if flat.size:
         flat[:: max(1, _PAGE // flat.itemsize)].max()

@@ -12,7 +12,7 @@ from openhcs_jupyter.engine.images import Pixels
 from openhcs_jupyter.engine.program import Program
 from openhcs_jupyter.engine.reading import UnitInputs
 from openhcs_jupyter.engine.store import Writer, write_array, write_bytes
-from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, placed, write_table
+from openhcs_jupyter.engine.tables import ArrowTable, checked_table, joined, write_table
 from openhcs_jupyter.pipeline.chains import ALL, BoundCall
 
 States = dict[str | None, Any]
@@ -90,7 +90,7 @@ def finish(program: Program, inputs: UnitInputs, step_index: int) -> dict[str, W
                 files[f"{output.kind}.{output.name}{mark}.npy"] = write_array([pixels])
                 continue
             place = {"plate": program.plate_name} | ({"channel": channel} if by_channel and channel else {})
-            tables.setdefault(output, []).append(placed(checked_table(step, output.name, value), place))
+            tables.setdefault(output, []).append(checked_table(step, output.name, value, place))
     for output, parts in tables.items():
         files[f"{output.kind}.{output.name}.arrow"] = write_table(joined(parts))
     return files

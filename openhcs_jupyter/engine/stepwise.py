@@ -203,7 +203,7 @@ class _Steps(Computation):
                         **self.pixels.get((output.kind, output.name), {}), site: pixels
                     }  # fmt: skip
                 else:
-                    self.tables[output.kind, output.name] = [checked_table(step, output.name, value)]
+                    self.tables[output.kind, output.name] = [checked_table(step, output.name, value, {})]
 
 
 def _mark(plan: ExecutionPlan, step: PlannedStep) -> bytes:

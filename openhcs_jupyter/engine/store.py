@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
+import io
 import os
 import platform
 import secrets
@@ -194,7 +196,7 @@ class RunFolder:
         try:
             partial.mkdir()
             for name, file in files.items():
-                stored.append(StoredFile(name, write_file(partial / name, file)))
+                stored.append(StoredFile(name, write_file(f"{partial}/{name}", file)))
             if check is not None:
                 check()
             if place.exists():  # an older result whose files were damaged
@@ -265,17 +267,17 @@ class Lock:
             self._file = None
 
 
-def write_file(path: Path, file: File) -> int:
+def write_file(path: Path | str, file: File) -> int:
     """Write or link a file and return its size in bytes."""
     if isinstance(file, Path):
         link(file, path)
-        return path.stat().st_size
-    with path.open("wb", buffering=0) as opened:
+        return file.stat().st_size
+    with io.FileIO(path, "w") as opened:
         file(opened)
         return opened.tell()
 
 
-def link(file: Path, target: Path) -> None:
+def link(file: Path, target: Path | str) -> None:
     """Make another name for a file's bytes; copies them where the file system knows no hard links."""
     try:
         os.link(file, target)
@@ -302,16 +304,21 @@ def write_array(arrays: Sequence[Any]) -> Writer:
             raise ValueError(f"its arrays differ from one time point to another: {told}")
 
     def write(file: BinaryIO) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(first.dtype),
-            "fortran_order": False,
-            "shape": (len(arrays), *first.shape),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+        write_all(file, memoryview(_header(first.dtype, (len(arrays), *first.shape))))
         for array in arrays:
             write_all(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     return write
+
+
+@functools.lru_cache(maxsize=64)
+def _header(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """Return the first bytes of a ``.npy`` file."""
+    import numpy as np
+
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(made := io.BytesIO(), header)
+    return made.getvalue()
 
 
 def write_bytes(data: Any) -> Writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,7 @@ ArrowTable: TypeAlias = Any
 """A ``pyarrow.Table``, which is not typed."""
 
 
-def checked_table(step: PlannedStep, name: str, value: Any) -> ArrowTable:
+def checked_table(step: PlannedStep, name: str, value: Any, place: Mapping[str, str | int]) -> ArrowTable:
     """Check what a function returned for a table.
 
     Parameters
@@ -30,6 +31,8 @@ def checked_table(step: PlannedStep, name: str, value: Any) -> ArrowTable:
         The output's name.
     value
         A ``DataFrame``, whose named index levels become columns; or a mapping of names to columns, or to single values.
+    place
+        What tells where it was made: the first columns, of one value each, unless the table has them itself.
 
     Raises
     ------
@@ -39,29 +42,28 @@ def checked_table(step: PlannedStep, name: str, value: Any) -> ArrowTable:
     import pandas as pd
     import pyarrow as pa
 
+    if not isinstance(value, pd.DataFrame | Mapping):
+        raise StepError(step.index, f"table {name!r} is {type(value).__name__}, not a DataFrame or a dict of columns")
     try:
-        if isinstance(value, pd.DataFrame):
-            if any(level is not None for level in value.index.names):
-                value = value.reset_index()
-            return pa.table(
-                [_column(column) for _, column in value.items()], names=[str(label) for label in value.columns]
-            )
-        if isinstance(value, Mapping):
-            single = all(np.ndim(column) == 0 for column in value.values())
-            columns = [[column] if single else column for column in value.values()]
-            return pa.table([_column(column) for column in columns], names=[str(label) for label in value])
+        return _table(value, place)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
         raise StepError(step.index, f"table {name!r} cannot be made of its columns: {error}") from None
-    raise StepError(step.index, f"table {name!r} is {type(value).__name__}, not a DataFrame or a dict of columns")
 
 
-def placed(table: ArrowTable, place: Mapping[str, str | int]) -> ArrowTable:
-    """Put the columns that tell a place first: the table's own where it has them, else of one value."""
+def _table(value: pd.DataFrame | Mapping[str, Any], place: Mapping[str, str | int]) -> ArrowTable:
+    import pandas as pd
     import pyarrow as pa
 
-    own = dict(zip(table.column_names, table.columns, strict=True))
-    first = {name: own.pop(name) if name in own else pa.repeat(value, table.num_rows) for name, value in place.items()}
-    return pa.table(list((first | own).values()), names=list(first | own))
+    if isinstance(value, pd.DataFrame):
+        if any(level is not None for level in value.index.names):
+            value = value.reset_index()
+        own = {str(label): _column(column) for label, column in value.items()}
+    else:
+        single = all(np.ndim(column) == 0 for column in value.values())
+        own = {str(label): _column([column] if single else column) for label, column in value.items()}
+    rows = len(next(iter(own.values()), ()))
+    columns = {label: own.pop(label) if label in own else _repeated(one, rows) for label, one in place.items()} | own
+    return pa.table(list(columns.values()), names=list(columns))
 
 
 def joined(tables: Sequence[ArrowTable]) -> ArrowTable:
@@ -76,16 +78,14 @@ def write_table(table: ArrowTable) -> Writer:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.ipc.new_file(sink, table.schema, options=_options()) as writer:
         writer.write_table(table)
     return write_bytes(sink.getvalue())
 
 
 def warm_up() -> None:
     """Make a table once: what Arrow and pandas set up for the first one in a process takes some 10 ms."""
-    import pyarrow as pa
-
-    write_table(placed(pa.table({"label": _column(np.arange(2))}), {"well": "A01", "field": 1}))
+    write_table(_table({"label": np.arange(2)}, {"well": "A01", "field": 1}))
 
 
 def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
@@ -104,10 +104,26 @@ def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
     return frame
 
 
+@functools.cache
+def _options() -> Any:
+    """Return how Arrow files are written; without, Arrow asks the environment for each one."""
+    import pyarrow as pa
+
+    return pa.ipc.IpcWriteOptions()
+
+
+def _repeated(value: str | int, rows: int) -> Any:
+    import pyarrow as pa
+
+    return pa.repeat(pa.scalar(value, pa.string() if isinstance(value, str) else pa.int64()), rows)
+
+
 def _column(values: Any) -> Any:
     import pandas as pd
     import pyarrow as pa
 
+    if isinstance(values, np.ndarray):
+        return pa.array(values)
     if isinstance(values, pd.Series) and isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
         values = values.to_numpy()
     return pa.array(values, from_pandas=isinstance(values, pd.Series))

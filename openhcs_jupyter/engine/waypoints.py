@@ -206,7 +206,7 @@ class Recorder:
 
     def passed(self, position: int, key: Key, stack: Stack) -> None:
         """Take a stack, changed by some step, as it is after the step at a position."""
-        if self.broken:
+        if self.broken or self._decided.get(position) is False:
             return
         array = stack.array
         if isinstance(array, OnDevice):
@@ -249,7 +249,8 @@ class Recorder:
         """
         positions = sorted(self._shapes)
         if not positions:
-            self._remove()
+            if self._count:
+                self._remove()
             return None
         self._keeper.wait()
         if self.broken:

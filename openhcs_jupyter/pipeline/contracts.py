@@ -51,9 +51,10 @@ def contract_of(function: Callable[..., Any]) -> Contract:
     """Return the contract of a function, or of a class that is a reducer; an undecorated function's is unknown."""
     while isinstance(function, functools.partial) and not hasattr(function, ATTRIBUTE):
         function = function.func
-    if is_reducer(function):
-        return getattr(function, ATTRIBUTE, Contract(kind="reducer"))
-    return getattr(function, ATTRIBUTE, UNKNOWN)
+    declared: Contract | None = getattr(function, ATTRIBUTE, None)
+    if declared is not None:
+        return declared
+    return Contract(kind="reducer") if is_reducer(function) else UNKNOWN
 
 
 def image(

@@ -44,6 +44,29 @@ class PixelSource(ABC):
             If the plane is missing or its file is gone, too short or unreadable; names the file.
         """
 
+    def read(self, t: int, c: int, slices: Sequence[int]) -> NDArray[np.generic]:
+        """Return planes along z in memory, for whoever looks at all of their pixels: a copy costs less than a map then.
+
+        Parameters
+        ----------
+        t, c
+            Indices counted from 0.
+        slices
+            Index of each plane along z, at least one.
+
+        Returns
+        -------
+        ndarray of shape (N, Y, X)
+            In native byte order.
+
+        Raises
+        ------
+        RepositoryError
+            As `plane` does.
+        """
+        planes = [self.plane(t, c, z) for z in slices]
+        return planes[0][None] if len(planes) == 1 else np.stack(planes)
+
     def verify(self) -> None:  # noqa: B027 what cannot change need not be checked
         """Check that what was read is still what is there; whoever computed with it calls this before keeping results.
 

@@ -174,7 +174,7 @@ def test_only_files_that_the_run_takes_are_looked_at(bench: Bench) -> None:
 
 
 def test_a_file_that_changes_while_its_unit_is_computed_costs_the_unit(bench: Bench) -> None:
-    """Pixels are mapped: a function sees what the file holds now, so what it made of them is not kept."""
+    """Nobody knows whether it was read before or after, so what was made of it is not kept."""
     file = bench.made.file("A01", 1, 0, 0)
     flag, seen = bench.folder / "changed", bench.folder / "seen"
 

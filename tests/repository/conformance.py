@@ -85,6 +85,13 @@ class RepositoryConformance:
                         assert image.layout.has(0, c, z)
                         np.testing.assert_array_equal(pixels.plane(0, c, z), made.plane(well.name, field.number, c, z))
 
+    def test_a_stack_has_the_planes_in_the_order_that_was_asked_for(self, repository: Repository, plate: Plate) -> None:
+        with repository.open(plate.wells[0].fields[0].images[0]) as pixels:
+            for slices in ((1,), (1, 0)):
+                stack = pixels.read(0, 1, slices)
+                assert stack.dtype.isnative
+                np.testing.assert_array_equal(stack, np.stack([pixels.plane(0, 1, z) for z in slices]))
+
     def test_planes_are_as_the_layout_says_and_cannot_be_written(self, repository: Repository, plate: Plate) -> None:
         image = plate.wells[0].fields[0].images[0]
         with repository.open(image) as pixels:
@@ -113,6 +120,9 @@ class RepositoryConformance:
             pytest.raises(RepositoryError, match=r"no plane at t=-?\d+, c=-?\d+, z="),
         ):
             pixels.plane(*index)
+        t, c, z = index
+        with repository.open(image) as pixels, pytest.raises(RepositoryError, match="no plane at"):
+            pixels.read(t, c, (z,))
 
     def test_an_unknown_image_is_an_error(self, repository: Repository, plate: Plate) -> None:
         image = msgspec.structs.replace(plate.wells[0].fields[0].images[0], id=987654321)

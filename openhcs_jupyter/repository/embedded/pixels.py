@@ -6,7 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,9 +117,7 @@ class FilePixels(PixelSource):
 
     def plane(self, t: int, c: int, z: int) -> NDArray[np.generic]:
         """Return one plane, ``(Y, X)``, read-only."""
-        spot = self._spots.get((t, c, z))
-        if spot is None:
-            raise RepositoryError(f"{self._name} has no plane at t={t}, c={c}, z={z}.")
+        spot = self._spot(t, c, z)
         path = self._paths[spot.file]
         try:
             plane = self._decode(spot, path) if spot.offset < 0 else self._map(spot, path)
@@ -127,6 +125,20 @@ class FilePixels(PixelSource):
             raise _unreadable(path, error) from error
         plane.flags.writeable = False
         return plane
+
+    def read(self, t: int, c: int, slices: Sequence[int]) -> NDArray[np.generic]:
+        """Return planes along z, ``(N, Y, X)``; see `PixelSource.read`."""
+        spots = [self._spot(t, c, z) for z in slices]
+        if any(spot.offset < 0 or spot.swapped for spot in spots):
+            return super().read(t, c, slices)
+        planes = np.empty((len(spots), self._layout.size_y, self._layout.size_x), self._dtype)
+        for spot, plane in zip(spots, planes, strict=True):
+            path = self._paths[spot.file]
+            try:
+                self._fill(spot, path, plane.reshape(-1).view(np.uint8).data)
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        return planes
 
     def verify(self) -> None:
         """Check that every file is as it was when the plate was imported."""
@@ -151,6 +163,26 @@ class FilePixels(PixelSource):
         """Return a file as readers take it; the caller closes what is open."""
         return Path(self._paths[number])
 
+    def _spot(self, t: int, c: int, z: int) -> PlaneSpot:
+        spot = self._spots.get((t, c, z))
+        if spot is None:
+            raise RepositoryError(f"{self._name} has no plane at t={t}, c={c}, z={z}.")
+        return spot
+
+    def _fill(self, spot: PlaneSpot, path: str, memory: memoryview) -> None:
+        """Fill the memory of a plane."""
+        descriptor = self._open(spot.file)
+        try:
+            check_status(os.fstat(descriptor), self._files[spot.file], path)
+            at = spot.offset
+            while memory:
+                count = os.preadv(descriptor, [memory], at)
+                if count == 0:
+                    raise _truncated(path, at + len(memory))
+                memory, at = memory[count:], at + count
+        finally:
+            os.close(descriptor)
+
     def _map(self, spot: PlaneSpot, path: str) -> NDArray[np.generic]:
         layout, dtype = self._layout, self._dtype
         descriptor = self._open(spot.file)
@@ -160,7 +192,7 @@ class FilePixels(PixelSource):
             # A map that reaches beyond the file's end would kill the process when it is read.
             length = layout.size_y * layout.size_x * dtype.itemsize
             if spot.offset + length > status.st_size:
-                raise RepositoryError(f"{path} is truncated: a plane needs {spot.offset + length:,} bytes.", _AGAIN)
+                raise _truncated(path, spot.offset + length)
             stored = dtype.newbyteorder() if spot.swapped else dtype
             mapped = _Mapping(descriptor, spot.offset, length, (layout.size_y, layout.size_x), stored)
         finally:
@@ -246,6 +278,10 @@ def _check_path(path: str, file: FoundFile) -> None:
         raise _unreadable(path, error) from error
     else:
         check_status(status, file, path)
+
+
+def _truncated(path: str, needed: int) -> RepositoryError:
+    return RepositoryError(f"{path} is truncated: a plane needs {needed:,} bytes.", _AGAIN)
 
 
 def _unreadable(path: str, error: OSError) -> RepositoryError:
