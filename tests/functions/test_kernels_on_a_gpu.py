@@ -20,7 +20,9 @@ from tests.functions.kernels import (
 )
 from tests.functions.test_kernels_of_objects import CELLS, MASK, NUCLEI
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(no_gpu() is not None, reason=f"no GPU: {no_gpu()}")]
+pytestmark = pytest.mark.gpu
+if (lacking := no_gpu()) is not None:
+    pytest.skip(f"no GPU: {lacking}", allow_module_level=True)
 
 
 @pytest.mark.parametrize("case", [*test_kernels.CASES, *test_kernels.BY_DTYPE], ids=name_of)
