@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +53,8 @@ def segment_cellpose(
     check_stack(stack, "segment_cellpose")
     if diameter is not None:
         check_range("segment_cellpose", "diameter", diameter, 1, 10000)
-    found = _cellpose(_existing(model, "segment_cellpose")) if isinstance(model, str | Path) else model
-    _check_method(found, "eval", "segment_cellpose")
-    labels = np.empty(stack.shape, dtype=np.int32)
-    for plane, out in zip(stack, labels, strict=True):
-        out[...] = _labels(found.eval(plane, diameter=diameter, **dict(options or {}))[0], plane, "segment_cellpose")
-    return stack, labels
+    network, given = _CELLPOSE.ready(model), dict(options or {})
+    return stack, _CELLPOSE.labels(stack, lambda plane: network.eval(plane, diameter=diameter, **given)[0])
 
 
 @image(depth="same", dtype="same", need=60.0)
@@ -100,63 +96,78 @@ def segment_stardist(
     check_stack(stack, "segment_stardist")
     check_range("segment_stardist", "low", low, 0, 100)
     check_range("segment_stardist", "high", high, low, 100)
-    found = _stardist(_existing(model, "segment_stardist")) if isinstance(model, str | Path) else model
-    _check_method(found, "predict_instances", "segment_stardist")
-    labels = np.empty(stack.shape, dtype=np.int32)
-    for plane, out in zip(stack, labels, strict=True):
+    network, given = _STARDIST.ready(model), dict(options or {})
+
+    def predict(plane: Stack) -> Any:
         bottom, top = np.percentile(plane, (low, high))
         shown = ((plane - bottom) / max(float(top - bottom), 1e-20)).astype(np.float32)
-        out[...] = _labels(found.predict_instances(shown, **dict(options or {}))[0], plane, "segment_stardist")
-    return stack, labels
+        return network.predict_instances(shown, **given)[0]
 
-
-def _existing(model: str | Path, function: str) -> str:
-    path = Path(model).expanduser()
-    if not path.exists():
-        raise UsageError(
-            f"{function}: there is no model {path}",
-            "Name the file or folder of a model on the machine that computes; none is downloaded.",
-        )
-    return str(path.resolve())
-
-
-def _check_method(model: Any, method: str, function: str) -> None:
-    if not callable(getattr(model, method, None)):
-        raise UsageError(
-            f"{function}: {type(model).__name__} is no model: it has no {method}", "Give a path, or a model."
-        )
+    return stack, _STARDIST.labels(stack, predict)
 
 
 @lru_cache(maxsize=2)
-def _cellpose(path: str) -> Any:
-    try:
-        from cellpose import models
-    except ModuleNotFoundError:
-        raise _missing("segment_cellpose", "cellpose") from None
+def _load_cellpose(path: str) -> Any:
+    from cellpose import models
+
     return models.CellposeModel(pretrained_model=path)
 
 
 @lru_cache(maxsize=2)
-def _stardist(path: str) -> Any:
-    try:
-        from stardist.models import StarDist2D
-    except ModuleNotFoundError:
-        raise _missing("segment_stardist", "stardist") from None
+def _load_stardist(path: str) -> Any:
+    from stardist.models import StarDist2D
+
     return StarDist2D(None, name=Path(path).name, basedir=str(Path(path).parent))
 
 
-def _missing(function: str, package: str) -> UsageError:
-    return UsageError(
-        f"{function}: {package} is not installed where the run computes",
-        f"Install it there: pip install 'openhcs-jupyter[{package}]'.",
-    )
+class _Network(NamedTuple):
+    """What the adapter of a package needs to know of it."""
+
+    function: str
+    package: str
+    method: str
+    """That a model of it has."""
+    load: Callable[[str], Any]
+
+    def ready(self, model: Any) -> Any:
+        """Return a model, loaded if a path is given."""
+        if isinstance(model, str | Path):
+            model = self._loaded(Path(model).expanduser())
+        if not callable(getattr(model, self.method, None)):
+            raise UsageError(
+                f"{self.function}: {type(model).__name__} is no model: it has no {self.method}",
+                "Give a path, or a model.",
+            )
+        return model
+
+    def _loaded(self, path: Path) -> Any:
+        if not path.exists():
+            raise UsageError(
+                f"{self.function}: there is no model {path}",
+                "Name the file or folder of a model on the machine that computes; none is downloaded.",
+            )
+        try:
+            return self.load(str(path.resolve()))
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{self.function}: {error.name or self.package} is not installed where the run computes",
+                f"Install it there: pip install 'openhcs-jupyter[{self.package}]'.",
+            ) from None
+
+    def labels(self, stack: Stack, predict: Callable[[Stack], Any]) -> NDArray[np.int32]:
+        """Return what a model finds in each plane, checked."""
+        labels = np.empty(stack.shape, dtype=np.int32)
+        for plane, out in zip(stack, labels, strict=True):
+            found = np.asarray(predict(plane))
+            if found.shape != plane.shape or found.dtype.kind not in "iu":
+                raise UsageError(
+                    f"{self.function}: the model returned {found.dtype} of shape {found.shape} "
+                    f"for a plane of shape {plane.shape}",
+                    "It must return one label for each pixel.",
+                )
+            out[...] = found
+        return labels
 
 
-def _labels(found: Any, plane: Stack, function: str) -> NDArray[np.int32]:
-    labels = np.asarray(found)
-    if labels.shape != plane.shape or labels.dtype.kind not in "iu":
-        raise UsageError(
-            f"{function}: the model returned {labels.dtype} of shape {labels.shape} for a plane of shape {plane.shape}",
-            "It must return one label for each pixel.",
-        )
-    return labels.astype(np.int32)
+_CELLPOSE = _Network("segment_cellpose", "cellpose", "eval", _load_cellpose)
+_STARDIST = _Network("segment_stardist", "stardist", "predict_instances", _load_stardist)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import pathlib
 import re
 import sys
@@ -159,3 +160,11 @@ def holder_of(value: types.BuiltinFunctionType) -> str:
     modules = [(name, one) for name, one in list(sys.modules.items()) if issubclass(type(one), types.ModuleType)]
     holders = (name for name, module in modules if module_dict(module).get(value.__name__) is value)
     return min(holders, key=lambda name: (len(name), name), default="builtins")
+
+
+def found_at(module: str, name: str) -> object:
+    """Return what a loaded module has under a dotted name, or None."""
+    value: object = sys.modules.get(module)
+    for part in name.split("."):
+        value = inspect.getattr_static(value, part, None) if isinstance(value, type) else getattr(value, part, None)
+    return value

@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 
 from openhcs_jupyter.pipeline._names import annotations_stay_unread, compiled, needs_of, references
-from openhcs_jupyter.pipeline._openhcs_plain import plain_step
 from openhcs_jupyter.pipeline._origins import inner_of, statement_of, within
 from openhcs_jupyter.pipeline._packages import holder_of, module_dict, place_of
 from openhcs_jupyter.pipeline.openhcs import FunctionStep, is_function_step
+from openhcs_jupyter.pipeline.openhcs.plain import plain_step
 from openhcs_jupyter.pipeline.step import Step, function_name
 
 _LONGEST = 20_000

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from openhcs_jupyter.pipeline._identity.walk import SIZE, FingerprintError, Walk
 from openhcs_jupyter.pipeline._packages import distribution
-from openhcs_jupyter.pipeline._walk import SIZE, FingerprintError, Walk
 
 __all__ = ["FingerprintError", "combine", "fingerprint", "fingerprint_value", "package_versions"]
 

@@ -18,10 +18,10 @@ import scipy.fft
 import scipy.ndimage
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-_METHODS = frozenset(
-    ("all", "any", "astype", "conj", "copy", "max", "mean", "min")
-    + ("ravel", "reshape", "sum", "take", "transpose", "var", "view")
-)
+_METHODS = {
+    *("all", "any", "astype", "conj", "copy", "max", "mean", "min"),
+    *("ravel", "reshape", "sum", "take", "transpose", "var", "view"),
+}
 _FROM_HOST = ("array", "asarray")
 """Functions that take NumPy's arrays."""
 

@@ -1,4 +1,4 @@
-"""Thresholds and nuclei, held to scikit-image and to disks whose places are known."""
+"""Nuclei, held to scikit-image and to disks whose places are known."""
 
 from __future__ import annotations
 
@@ -13,45 +13,8 @@ from scipy import ndimage
 from skimage import filters, measure
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.functions import segment_nuclei, threshold
-from openhcs_jupyter.functions.thresholds import find_threshold
+from openhcs_jupyter.functions import segment_nuclei
 from tests.functions.images import disks, quick, read_only, stacks
-
-METHODS = {
-    "otsu": filters.threshold_otsu,
-    "li": filters.threshold_li,
-    "triangle": filters.threshold_triangle,
-}
-
-
-@quick
-@given(stacks(("uint8", "uint16")), st.sampled_from(sorted(METHODS)))
-def test_thresholds_are_those_of_scikit_image(stack: NDArray[Any], method: Any) -> None:
-    found = find_threshold(stack, method)
-    if stack.min() == stack.max():
-        assert found == stack.min()
-        return
-    expected = METHODS[method](stack.ravel())
-    # Several thresholds may divide the pixels alike; what counts is the division.
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-6) or np.array_equal(stack > found, stack > expected)
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_thresholds_of_cells_are_those_of_scikit_image(method: Any, dtype: str) -> None:
-    stack = disks([(30, 30), (80, 60)], noise=40).astype(dtype)
-    assert find_threshold(stack, method) == pytest.approx(float(METHODS[method](stack.ravel())), rel=1e-6)
-    assert np.array_equal(threshold(stack, method), stack > METHODS[method](stack.ravel()))
-
-
-def test_a_threshold_may_be_a_number_or_found_for_each_plane() -> None:
-    bright = disks([(30, 30)])
-    stack = np.concatenate([bright, bright // 4])
-    assert threshold(stack, 1000)[0].sum() == (bright > 1000).sum()
-    assert not threshold(stack, 1000)[1].any()
-    each = threshold(stack, per="plane")
-    assert each.dtype == np.uint8
-    assert np.array_equal(each[0], each[1])
 
 
 def test_nuclei_are_found_where_they_are() -> None:

@@ -45,6 +45,8 @@ def _groups(stack: Array, labels: Array | None) -> tuple[Array, Array, NDArray[n
     plane, names = label_plane(labels, stack.shape[1:], "colocalisation")
     flat = plane.ravel()
     places = xp.flatnonzero(flat)
+    if places.size == 0:
+        return places, places, np.zeros(0, dtype=np.int64)
     present, of = xp.unique(flat[places], return_inverse=True)
     numbers: NDArray[np.int64] = host(present).astype(np.int64)
     if names is not None:

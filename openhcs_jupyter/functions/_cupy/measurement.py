@@ -37,10 +37,10 @@ def _shapes(plane: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray
     xp, ndimage = packages(plane)
     flat = plane.ravel()
     places = xp.flatnonzero(flat)
+    if places.size == 0:
+        return np.zeros(0, np.int64), np.zeros((0, 5), np.int64), np.zeros((0, 7))
     present, of = xp.unique(flat[places], return_inverse=True)
     count = len(present)
-    if count == 0:
-        return np.zeros(0, np.int64), np.zeros((0, 5), np.int64), np.zeros((0, 7))
     y, x = xp.divmod(places, plane.shape[1])
     area = host(xp.bincount(of, minlength=count))
     # Sums of whole numbers below 2**53: exact in whatever order they are added.

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from openhcs_jupyter.pipeline._openhcs_call import AS_INPUT, KEEP, PureFunction
-from openhcs_jupyter.pipeline._openhcs_words import Fault, raw, word
+from openhcs_jupyter.pipeline.openhcs._call import AS_INPUT, KEEP, PureFunction
+from openhcs_jupyter.pipeline.openhcs._words import Fault, raw, word
 from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Output, Table
 from openhcs_jupyter.pipeline.step import function_name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openhcs_jupyter.model import Plate, parse_well, well_name
-from openhcs_jupyter.pipeline._openhcs_words import Fault, raw, word
+from openhcs_jupyter.pipeline.openhcs._words import Fault, raw, word
 
 _FORMS = 'Wells are written ["A01", "B02"], "A01", "A01:A12", "row:A", "col:01-06", or as a count.'
 

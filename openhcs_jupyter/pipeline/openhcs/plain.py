@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from openhcs_jupyter.pipeline._openhcs_words import raw, word
-from openhcs_jupyter.pipeline.openhcs import FunctionStep, function_step, is_on
+from openhcs_jupyter.pipeline.openhcs._words import raw, word
+from openhcs_jupyter.pipeline.openhcs.steps import FunctionStep, function_step, is_on
 
 _SWITCHED = ("step_materialization_config", "napari_streaming_config", "fiji_streaming_config")
 _WORDS = (

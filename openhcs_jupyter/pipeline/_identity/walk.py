@@ -1,0 +1,216 @@
+"""The walk of a fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import logging
+import pathlib
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.pipeline._identity import code, objects, values
+from openhcs_jupyter.pipeline._packages import OWN, distribution, own_module, place_of
+
+SIZE = 16
+_HINT = (
+    "Hand over what it is made from as a parameter of the step (numbers, text, arrays, a file's path), "
+    "or load it inside the function."
+)
+
+
+class FingerprintError(OpenHCSError):
+    """A function or a parameter holds something whose identity cannot be told, such as an open file or a lock.
+
+    Parameters
+    ----------
+    function
+        Name of the function at fault, or None where a value was handed over alone.
+    variable
+        What in it is at fault: ``global 'model'``, ``parameter 'weights'``.
+    value
+        The object.
+    """
+
+    def __init__(self, function: str | None, variable: str, value: object) -> None:
+        kind = type(value)
+        what = f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__
+        where = f"{variable} of function {function!r}" if function else variable
+        super().__init__(
+            f"{where[:1].upper()}{where[1:]} is an object of type {what}, "
+            "of which it cannot be told whether it changed between two runs",
+            _HINT,
+        )
+        self.function = function
+        self.variable = variable
+
+
+class Walk:
+    """Feeds a value, and everything it refers to, into one hash in an order that depends on the value alone."""
+
+    __slots__ = ("function", "hash", "numbers", "open", "packages", "path")
+
+    def __init__(self, function: str | None, parent: Walk | None = None) -> None:
+        self.function = function
+        self.hash = blake2b(digest_size=SIZE)
+        self.path: list[str] = list(parent.path) if parent else []
+        self.packages: set[str] = parent.packages if parent else set()
+        self.numbers: dict[int, tuple[int, object]] = dict(parent.numbers) if parent else {}
+        """Functions, classes and modules that were met, in their order; kept alive so that ids stay theirs."""
+        self.open: dict[int, int] = dict(parent.open) if parent else {}
+        """Containers that are being walked, with their depth."""
+
+    def hexdigest(self) -> str:
+        return self.hash.hexdigest()
+
+    def at(self, where: str) -> _Where:
+        return _Where(self.path, where)
+
+    def tag(self, *parts: str | bytes | int) -> None:
+        self.hash.update(repr(parts).encode())
+
+    def data(self, buffer: bytes | memoryview) -> None:
+        self.tag(len(buffer) if isinstance(buffer, bytes) else buffer.nbytes)
+        self.hash.update(buffer)
+
+    def fail(self, value: object) -> FingerprintError:
+        named = [step for step in self.path if not step.startswith((".", "["))]
+        last = max((index for index, step in enumerate(self.path) if step in named[-1:]), default=0)
+        return FingerprintError(self.function, "".join(self.path[last:]) or "the value", value)
+
+    def value(self, value: object) -> None:
+        """Take in any value."""
+        if (simple := values.SIMPLE.get(type(value))) is not None:
+            self.tag(type(value).__name__, simple(value))
+            return
+        key = id(value)
+        if (depth := self.open.get(key)) is not None:
+            self.tag("cycle", len(self.open) - depth)
+            return
+        if (known := self.numbers.get(key)) is not None:
+            self.tag("again", known[0])
+            return
+        if len(self.open) > 200:
+            raise self.fail(value)
+        self.open[key] = len(self.open)
+        try:
+            self._compound(value)
+        finally:
+            del self.open[key]
+
+    def _compound(self, value: Any) -> None:
+        kind = type(value)
+        if (known := _KINDS.get(kind)) is not None:
+            known(self, value)
+        elif isinstance(value, type):
+            objects.take_class(self, value)
+        elif isinstance(value, types.ModuleType):
+            code.take_module(self, value)
+        elif isinstance(value, np.ndarray):
+            values.take_array(self, value)
+        elif isinstance(value, np.generic):
+            self.tag("scalar", value.dtype.str, value.tobytes())
+        elif isinstance(value, np.dtype):
+            self.tag("dtype", repr(value))
+        elif isinstance(value, enum.Enum):
+            objects.take_class(self, kind)
+            self.tag("member", value.name)
+        elif isinstance(value, pathlib.PurePath):
+            self.tag("path", str(value))
+        elif isinstance(value, logging.Logger):
+            self.tag("logger", value.name)
+        elif values.take_pandas(self, value) or objects.take_named_callable(self, value):
+            pass
+        elif hasattr(value, "py_func") and kind.__module__.startswith("numba."):
+            self.packages.add("numba")
+            self.tag("numba", *distribution("numba"))
+            self.value(value.py_func)
+            self.value(dict(sorted(value.targetoptions.items())))
+        elif kind.__module__ == "typing" or isinstance(value, types.GenericAlias | types.UnionType):
+            self.tag("annotation", repr(value))
+        elif isinstance(value, msgspec.Struct):
+            objects.take_fields(self, value, value.__struct_fields__)
+        elif dataclasses.is_dataclass(value):
+            objects.take_fields(self, value, tuple(field.name for field in dataclasses.fields(value)))
+        elif place_of(kind.__module__) == "user" and objects.state_is_visible(kind):
+            objects.take_object(self, value)
+        elif not objects.take_named_constant(self, value):
+            raise self.fail(value)
+
+    def apart(self, item: object) -> bytes:
+        """Return the hash of an item by itself."""
+        walk = Walk(self.function, self)
+        walk.value(item)
+        return walk.hash.digest()
+
+    def number(self, value: object) -> None:
+        """Remember a function, class or module, so that it is taken in once."""
+        self.numbers[id(value)] = (len(self.numbers), value)
+
+    def by_name(self, module: str, name: str) -> None:
+        """Take in what a package offers under a name, by that and the package's version."""
+        place = place_of(module)
+        self.tag("named", module, name)
+        top = module.partition(".")[0]
+        if place == "own":
+            own = own_module(module)
+            self.tag(own.digest)
+            self.packages |= {OWN, *own.packages}
+            for package in sorted(own.packages):
+                self.tag(*distribution(package))
+        elif place == "installed":
+            self.packages.add(top)
+            self.tag(*distribution(top))
+
+
+class _Where:
+    """Remembers for an error message where a walk is."""
+
+    __slots__ = ("path", "step")
+
+    def __init__(self, path: list[str], step: str) -> None:
+        self.path = path
+        self.step = step
+
+    def __enter__(self) -> None:
+        self.path.append(self.step)
+
+    def __exit__(self, *_: object) -> None:
+        # Kept while an error travels: it was made with its path.
+        self.path.pop()
+
+
+_KINDS: dict[type, Callable[[Walk, Any], None]] = {
+    list: values.take_items,
+    tuple: values.take_items,
+    deque: values.take_items,
+    set: values.take_set,
+    frozenset: values.take_set,
+    dict: values.take_dict,
+    OrderedDict: values.take_dict,
+    types.MappingProxyType: values.take_dict,
+    defaultdict: values.take_defaultdict,
+    types.FunctionType: code.take_function,
+    types.BuiltinFunctionType: code.take_builtin,
+    types.MethodType: code.take_method,
+    functools.partial: code.take_partial,
+    functools._lru_cache_wrapper: code.take_wrapped,
+    staticmethod: code.take_wrapped,
+    classmethod: code.take_wrapped,
+    property: code.take_property,
+    functools.cached_property: code.take_cached_property,
+    types.MemberDescriptorType: code.take_descriptor,
+    types.GetSetDescriptorType: code.take_descriptor,
+    types.WrapperDescriptorType: code.take_descriptor,
+    types.MethodDescriptorType: code.take_descriptor,
+    types.ClassMethodDescriptorType: code.take_descriptor,
+    types.CodeType: lambda walk, value: code.take_code(walk, value, None),
+}
