@@ -44,7 +44,7 @@ _LEAVING_S = 10.0
 _WATCH_S = 1.0
 _COMING_S = 900.0
 """An owner who came so lately may come again soon."""
-_BACKOFF_S = (0.0, 1.0, 10.0)
+_BACKOFF_S = (0.0, 1.0, 3.0)
 _MOST_DEATHS = len(_BACKOFF_S)
 _FULL_BYTES = 16 << 20
 _PART = 512 << 10

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from openhcs_jupyter.client import Profile, RemoteOrchestrator
-from tests.server.conftest import plates, serve  # noqa: F401 - fixtures
+from tests.server import conftest
 from tests.server.serving import ServerProcess
+
+plates, serve, server = conftest.plates, conftest.serve, conftest.server
 
 
 @pytest.fixture(autouse=True)
@@ -19,16 +21,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "settings"
 
 
-def profile_of(server: ServerProcess, **values: object) -> Profile:
+def profile_of(one: ServerProcess, **values: object) -> Profile:
     """Return a profile by which a server's own account comes."""
     given = {
         "name": "lab",
-        "host": server.invitation.host,
-        "port": server.invitation.port,
-        "key": server.invitation.key,
+        "host": one.invitation.host,
+        "port": one.invitation.port,
+        "key": one.invitation.key,
     }
     if "omero" not in values:
-        given["token"] = server.token
+        given["token"] = one.token
     return Profile(**(given | values))
 
 
@@ -37,8 +39,8 @@ def remote() -> Iterator[Callable[..., RemoteOrchestrator]]:
     """Return a function that connects to a server."""
     made: list[RemoteOrchestrator] = []
 
-    def connect(server: ServerProcess, **values: object) -> RemoteOrchestrator:
-        made.append(RemoteOrchestrator(profile=profile_of(server, **values)))
+    def connect(one: ServerProcess, **values: object) -> RemoteOrchestrator:
+        made.append(RemoteOrchestrator(profile=profile_of(one, **values)))
         return made[-1]
 
     yield connect

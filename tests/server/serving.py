@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from openhcs_jupyter.door import RunOptions
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.identity import read_token
+from openhcs_jupyter.server.processes import end_all, seats
 from openhcs_jupyter.streaming.keys import Invitation, new_keys, read_invitation
 from openhcs_jupyter.streaming.sockets import join_curve
 
@@ -190,6 +192,11 @@ class ServerProcess:
         self._clients.append(made)
         return made
 
+    def seats(self) -> set[str]:
+        """Return the marks of all processes that belong to it: of jobs, past ones too, and of what jobs come from."""
+        mark = (self.state / "mark").read_text()
+        return {seat for _, seat in seats() if seat.startswith(mark)}
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -204,6 +211,18 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+@contextmanager
+def running(state: Path, *options: str, within: tuple[str, ...] = (), **environment: str) -> Iterator[ServerProcess]:
+    """Run a server, and end all that its jobs have left."""
+    made = ServerProcess(state, *options, within=within, **environment)
+    try:
+        yield made
+    finally:
+        made.close()
+        for seat in made.seats():
+            end_all(seat)
 
 
 def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: object) -> p.Payload:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.processes import of_seat, seats
 from openhcs_jupyter.server.queue import Queue
-from tests.server.serving import SLOW, Client, ServerProcess, computed, payload, until
+from tests.server.conftest import CORES
+from tests.server.serving import SLOW, Client, ServerProcess, computed, payload, running, until
 
 HUNGRY = """
 import time
@@ -31,10 +33,8 @@ while True:
 """
 
 
-def _processes(server: ServerProcess) -> set[str]:
-    """Return the marks of all processes that belong to a server's jobs, past ones too."""
-    mark = (server.state / "mark").read_text()
-    return {seat for _, seat in seats() if seat.startswith(mark)}
+IDLE = 2
+"""Processes that are there without a job: one that is ready for the next, and that from which it comes."""
 
 
 def _pid(server: ServerProcess, job: str) -> int:
@@ -46,32 +46,30 @@ def _pid(server: ServerProcess, job: str) -> int:
     return found.pid
 
 
-def _cell(number: int) -> str:
+def _cell(number: object) -> str:
     """Return eight units that no other job has made before."""
     return SLOW.replace("0.15", f"0.1{number}")
 
 
-def test_jobs_live_through_the_servers_death(serve: Callable[..., ServerProcess]) -> None:
-    server = serve("--max-workers", "1")
+def test_jobs_live_through_the_servers_death(server: ServerProcess) -> None:
     client = server.client()
-    running = client.submit(payload(_cell(1)))
-    queued = client.submit(payload(_cell(2), "queued"))
-    until(lambda: client.job(running.id).done >= 1)
-    pid = _pid(server, running.id)
+    first = client.submit(payload(_cell(1), workers=CORES))
+    queued = client.submit(payload(_cell(2), "queued", workers=CORES))
+    until(lambda: client.job(first.id).done >= 1)
+    pid = _pid(server, first.id)
     server.kill()
     server.start()
     client = server.client()
     # It is the same process, which knows nothing of the server's death.
-    done = client.wait(running.id)
+    done = client.wait(first.id)
     assert (done.state, done.done, done.attempts) == ("done", 8, 1)
     assert client.wait(queued.id).state == "done"
-    assert computed(client.events(running.id)) == list(range(8))
+    assert computed(client.events(first.id)) == list(range(8))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(serve: Callable[..., ServerProcess]) -> None:
-    server = serve()
+def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(server: ServerProcess) -> None:
     client = server.client()
     job = client.submit(payload(_cell(3)))
     until(lambda: client.job(job.id).done >= 2)
@@ -86,18 +84,17 @@ def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(serve: Callabl
 
 @pytest.mark.parametrize("victim", ["server", "job"])
 def test_no_job_is_lost_doubled_or_computed_twice(
-    serve: Callable[..., ServerProcess], victim: str, request: pytest.FixtureRequest
+    server: ServerProcess, victim: str, request: pytest.FixtureRequest
 ) -> None:
     dice = random.Random(request.node.name)
-    server = serve("--max-workers", "2")
     client = server.client()
-    keys = {p.new_key(): payload(_cell(number), f"job{number}") for number in range(3)}
+    keys = {p.new_key(): payload(_cell(f"{len(victim)}5{number}"), f"{victim}{number}") for number in range(3)}
     jobs = {key: client.submit(one, key=key).id for key, one in keys.items()}
     for _ in range(5):
         wanted = min(20, dice.randint(1, 4) + _done(client, jobs.values()))
         until(partial(_has_done, client, jobs.values(), wanted))
         if victim == "job":
-            for pid in [pid for seat in _processes(server) for pid in list(of_seat(seat))[:1]]:
+            for pid in [pid for seat in server.seats() for pid in list(of_seat(seat))[:1]]:
                 _kill_quietly(pid)
         else:
             server.kill()
@@ -108,9 +105,8 @@ def test_no_job_is_lost_doubled_or_computed_twice(
     for job in jobs.values():
         assert client.wait(job).state == "done", client.log(job)
         assert computed(client.events(job)) == list(range(8))
-    assert len(client.ask(p.ListJobs).jobs) == 3
-    assert server.stop() == 0
-    until(lambda: not _processes(server))
+    assert sum(job.name.startswith(victim) for job in client.ask(p.ListJobs).jobs) == len(jobs)
+    until(lambda: len(server.seats()) <= IDLE)
 
 
 def _done(client: Client, jobs: Iterable[str]) -> int:
@@ -128,15 +124,14 @@ def _kill_quietly(pid: int) -> None:
         return
 
 
-def test_a_cell_that_ends_its_process_is_given_up(serve: Callable[..., ServerProcess]) -> None:
-    client = serve().client()
+def test_a_cell_that_ends_its_process_is_given_up(server: ServerProcess) -> None:
+    client = server.client()
     job = client.submit(payload("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\npipeline_steps = []"))
     failed = client.wait(job.id, "failed", patience_s=90)
     assert "without a word" in failed.message
 
 
-def test_a_job_leaves_nothing_behind(serve: Callable[..., ServerProcess]) -> None:
-    server = serve()
+def test_a_job_leaves_nothing_behind(server: ServerProcess) -> None:
     client = server.client()
     cell = """
 import subprocess
@@ -148,50 +143,53 @@ pipeline_steps = [Step(max_projection)]
 
 
 def _sleeping(server: ServerProcess) -> list[tuple[int, str]]:
-    mark = (server.state / "mark").read_text()
+    own = server.seats()
     return [
-        (pid, seat)
-        for pid, seat in seats()
-        if seat.startswith(mark) and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        (pid, seat) for pid, seat in seats() if seat in own and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory, plates: EmbeddedRepository) -> Iterator[ServerProcess]:
+    """Return a server that allows little."""
+    folder = tmp_path_factory.mktemp("strict")
+    settings = folder / "server.toml"
+    settings.write_text("[limits]\nmemory_gb = 0.8\nprocesses = 150\nhours = 0.002\n")
+    with running(folder / "server", "--repository", plates.uri, "--config", str(settings)) as made:
+        yield made
+
+
 @pytest.mark.parametrize(
-    ("limits", "cell", "message"),
+    ("cell", "message"),
     [
-        ("memory_gb = 1.0", "pipeline_steps = []\nx = bytearray(4_000_000_000)", "memory"),
-        ("memory_gb = 0.8", HUNGRY, "memory"),
-        ("processes = 150", FORKING, "processes"),
-        ("hours = 0.002", "pipeline_steps = []\nwhile True:\n    pass", "hours"),
+        ("pipeline_steps = []\nx = bytearray(4_000_000_000)", "memory"),
+        (HUNGRY, "memory"),
+        (FORKING, "processes"),
+        ("pipeline_steps = []\nwhile True:\n    pass", "hours"),
     ],
     ids=["at-once", "bit-by-bit", "forks", "never-ends"],
 )
-def test_a_job_that_takes_more_than_it_may_fails_and_says_so(
-    serve: Callable[..., ServerProcess], tmp_path: Path, limits: str, cell: str, message: str
-) -> None:
-    settings = tmp_path / "server.toml"
-    settings.write_text(f"[limits]\n{limits}\n")
-    server = serve("--config", str(settings))
-    client: Client = server.client()
+def test_a_job_that_takes_more_than_it_may_fails_and_says_so(strict: ServerProcess, cell: str, message: str) -> None:
+    client = strict.client()
     job = client.submit(payload(cell))
     failed = client.wait(job.id, "failed")
     assert message in failed.message
     # The next job is none the worse for it.
     after = client.submit(payload("pipeline_steps = [Step(max_projection)]"))
     assert client.wait(after.id).state == "done", client.job(after.id).message
-    assert len(_processes(server)) <= 1
+    assert len(strict.seats()) <= IDLE
 
 
 def test_a_stopped_server_lets_jobs_finish_or_parks_them(serve: Callable[..., ServerProcess]) -> None:
     patient = serve("--max-workers", "1")
     client = patient.client()
-    running, queued = client.submit(payload(_cell(4))), client.submit(payload(_cell(5)))
-    client.wait(running.id, "running")
+    first, queued = client.submit(payload(_cell(4))), client.submit(payload(_cell(5)))
+    client.wait(first.id, "running")
     assert patient.stop() == 0
     patient.start()
     client = patient.client()
-    assert client.job(running.id).state == "done"
-    assert client.job(running.id).attempts == 1
+    assert client.job(first.id).state == "done"
+    assert client.job(first.id).attempts == 1
     assert client.wait(queued.id).state == "done"
 
     hasty = serve("--park")
@@ -199,7 +197,7 @@ def test_a_stopped_server_lets_jobs_finish_or_parks_them(serve: Callable[..., Se
     job = client.submit(payload(_cell(6)))
     until(lambda: client.job(job.id).done >= 1)
     assert hasty.stop() == 0
-    assert not _processes(hasty)
+    assert not hasty.seats()
     hasty.start()
     client = hasty.client()
     assert client.job(job.id).state == "parked"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.streaming.keys import new_keys
 from openhcs_jupyter.streaming.sockets import Monitor
-from tests.server.serving import Client, RefusedError, ServerProcess, payload, until
+from tests.server.serving import Client, RefusedError, ServerProcess, payload, running, until
 
 _frames = st.lists(st.binary(max_size=200), min_size=1, max_size=3)
 _values = st.recursive(
@@ -47,9 +47,8 @@ _maps = st.builds(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Return a server with an empty repository."""
     folder: Path = tmp_path_factory.mktemp("hostile")
-    made = ServerProcess(folder / "server", "--repository", str(folder / "repository"))
-    yield made
-    made.close()
+    with running(folder / "server", "--repository", str(folder / "repository")) as made:
+        yield made
 
 
 @given(frames=_frames | _maps)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from openhcs_jupyter.engine import load_run
 from openhcs_jupyter.events import RunFinished, UnitDone
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
+from tests.server.conftest import CORES
 from tests.server.serving import SLOW, RefusedError, ServerProcess, computed, payload, until
 
 CELL = """
@@ -21,9 +20,9 @@ pipeline_steps = [
 
 
 def test_a_job_runs_to_its_end_and_is_the_same_run_for_everybody(
-    serve: Callable[..., ServerProcess], plates: EmbeddedRepository
+    server: ServerProcess, plates: EmbeddedRepository
 ) -> None:
-    client = serve().client()
+    client = server.client()
     job = client.submit(payload(CELL))
     assert job.state == "queued"
     done = client.wait(job.id)
@@ -39,16 +38,15 @@ def test_a_job_runs_to_its_end_and_is_the_same_run_for_everybody(
     assert client.ask(p.Fetch, job=job.id, file="plan.json").data == (run.folder / "plan.json").read_bytes()
 
 
-def test_an_error_of_the_cell_is_the_jobs(serve: Callable[..., ServerProcess]) -> None:
-    client = serve().client()
+def test_an_error_of_the_cell_is_the_jobs(server: ServerProcess) -> None:
+    client = server.client()
     wrong = client.wait(client.submit(payload("pipeline_steps = [Step(max_projection, {'wide': 3})]")).id, "failed")
     assert "wide" in wrong.message
     raised = client.wait(client.submit(payload("\n\nx = 1 / 0\npipeline_steps = []")).id, "failed")
     assert raised.message == "ZeroDivisionError: division by zero (line 3)"
 
 
-def test_a_stranger_is_told_nothing(serve: Callable[..., ServerProcess]) -> None:
-    server = serve()
+def test_a_stranger_is_told_nothing(server: ServerProcess) -> None:
     stranger = server.stranger()
     with pytest.raises(RefusedError, match="identity"):
         stranger.ask(p.ListJobs)
@@ -57,16 +55,15 @@ def test_a_stranger_is_told_nothing(serve: Callable[..., ServerProcess]) -> None
     assert not stranger.ask(p.Ping).known
 
 
-def test_a_job_is_handed_in_once_however_often_it_is_sent(serve: Callable[..., ServerProcess]) -> None:
-    client = serve().client()
+def test_a_job_is_handed_in_once_however_often_it_is_sent(server: ServerProcess) -> None:
+    client = server.client()
     key = p.new_key()
-    jobs = {client.submit(payload(CELL), key=key).id for _ in range(3)}
+    jobs = {client.submit(payload(CELL, "once"), key=key).id for _ in range(3)}
     assert len(jobs) == 1
-    assert len(client.ask(p.ListJobs).jobs) == 1
+    assert [job.id for job in client.ask(p.ListJobs).jobs if job.name == "once"] == list(jobs)
 
 
-def test_events_arrive_by_themselves_and_only_at_their_owners(serve: Callable[..., ServerProcess]) -> None:
-    server = serve()
+def test_events_arrive_by_themselves_and_only_at_their_owners(server: ServerProcess) -> None:
     client, other = server.client(), server.stranger()
     welcome = client.hello(server.token)
     client.watch(welcome)
@@ -78,17 +75,18 @@ def test_events_arrive_by_themselves_and_only_at_their_owners(serve: Callable[..
     heard: list[p.JobEvent] = []
     while not heard or heard[-1].number < job.events:
         assert client.news.poll(10_000)
-        heard += p.read_news(client.news.recv_multipart()).events
+        news = p.read_news(client.news.recv_multipart())
+        heard += news.events if news.job == job.id else ()
     # What happened before the subscription was there is asked for.
     assert heard == client.events(job.id)[heard[0].number - 1 :]
     assert len(heard) > job.units
     assert not other.news.poll(300)
 
 
-def test_jobs_are_stopped_parked_and_taken_up_again(serve: Callable[..., ServerProcess]) -> None:
-    client = serve("--max-workers", "1").client()
-    slow = client.submit(payload(SLOW))
-    waiting = client.submit(payload(SLOW, "later"))
+def test_jobs_are_stopped_parked_and_taken_up_again(server: ServerProcess) -> None:
+    client = server.client()
+    slow = client.submit(payload(SLOW, workers=CORES))
+    waiting = client.submit(payload(SLOW, "later", workers=CORES))
     client.wait(slow.id, "running")
     assert client.job(waiting.id).ahead == 0
     assert client.ask(p.Cancel, job=waiting.id).job.state == "cancelled"
@@ -107,9 +105,15 @@ def test_jobs_are_stopped_parked_and_taken_up_again(serve: Callable[..., ServerP
     assert client.ask(p.Cancel, job=done.id).job.state == "done"
 
 
-def test_what_does_not_fit_the_server_is_refused_at_once(serve: Callable[..., ServerProcess]) -> None:
-    client = serve("--max-workers", "2").client()
-    for options in ({"workers": 3}, {"workers": 0}, {"device": "gpu:7"}, {"device": "tpu"}, {"scheduler": "local"}):
+def test_what_does_not_fit_the_server_is_refused_at_once(server: ServerProcess) -> None:
+    client = server.client()
+    for options in (
+        {"workers": CORES + 1},
+        {"workers": 0},
+        {"device": "gpu:7"},
+        {"device": "tpu"},
+        {"scheduler": "local"},
+    ):
         with pytest.raises(RefusedError, match="invalid"):
             client.submit(payload(CELL, **options))
     with pytest.raises(RefusedError, match="unknown"):
@@ -121,9 +125,9 @@ def test_what_does_not_fit_the_server_is_refused_at_once(serve: Callable[..., Se
 
 
 def test_code_before_the_cell_is_executed_first_and_lines_are_the_users(
-    serve: Callable[..., ServerProcess],
+    server: ServerProcess,
 ) -> None:
-    client = serve().client()
+    client = server.client()
     before = """
 from __future__ import annotations
 import numpy as np

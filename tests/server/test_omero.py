@@ -13,10 +13,9 @@ from openhcs_jupyter.repository.omero.address import parse_address
 from openhcs_jupyter.repository.omero.sessions import Connection
 from openhcs_jupyter.server import omero
 from openhcs_jupyter.server import protocol as p
-from openhcs_jupyter.server.processes import end_all, seats
 from tests.omero.lab import Lab
 from tests.omero_standin.sample import PASSWORDS
-from tests.server.serving import SLOW, Client, RefusedError, ServerProcess, computed, payload, until
+from tests.server.serving import SLOW, Client, RefusedError, ServerProcess, computed, payload, running, until
 
 
 @pytest.fixture
@@ -36,11 +35,8 @@ def _session(lab: Lab, user: str) -> str:
 @pytest.fixture
 def server(lab: Lab, tmp_path: Path) -> Iterator[ServerProcess]:
     """Return a server for ada's jobs."""
-    made = ServerProcess(tmp_path / "server", "--repository", lab.uri("ada"))
-    yield made
-    made.close()
-    for seat in {seat for _, seat in seats() if seat.startswith((made.state / "mark").read_text())}:
-        end_all(seat)
+    with running(tmp_path / "server", "--repository", lab.uri("ada")) as made:
+        yield made
 
 
 def _ada(server: ServerProcess, lab: Lab) -> Client:

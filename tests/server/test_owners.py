@@ -13,9 +13,8 @@ import pytest
 
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
-from openhcs_jupyter.server.processes import end_all, seats
 from tests.plates import write_plate
-from tests.server.serving import SLOW, Client, RefusedError, ServerProcess, computed, payload
+from tests.server.serving import SLOW, Client, RefusedError, ServerProcess, computed, payload, running
 
 OWNERS = {"anna": "games", "ben": "news", "cleo": "backup"}
 """Accounts that every Debian has, and no test's files."""
@@ -23,7 +22,7 @@ OWNERS = {"anna": "games", "ben": "news", "cleo": "backup"}
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start jobs under other accounts")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Return a server for three owners, each with a repository of their own, and cleo its administrator."""
     folder = tmp_path_factory.mktemp("owners")
@@ -43,13 +42,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         f'repository = "{folder}/{{owner}}"\nadministrators = ["cleo"]\nmax_workers = 2\n[accounts]\n'
         + "".join(f'{owner} = "{account}"\n' for owner, account in OWNERS.items())
     )
-    made = ServerProcess(
-        folder / "server", "--config", str(settings), within=_where_all_may_run_python(), PYTHONDONTWRITEBYTECODE="1"
-    )
-    yield made
-    made.close()
-    for seat in {seat for _, seat in seats() if seat.startswith((made.state / "mark").read_text())}:
-        end_all(seat)
+    within = _where_all_may_run_python()
+    options = ("--config", str(settings))
+    with running(folder / "server", *options, within=within, PYTHONDONTWRITEBYTECODE="1") as made:
+        yield made
 
 
 def _where_all_may_run_python() -> tuple[str, ...]:
@@ -66,7 +62,9 @@ def _where_all_may_run_python() -> tuple[str, ...]:
     return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(closed), str(first))
 
 
-def _clients(server: ServerProcess) -> dict[str, Client]:
+@pytest.fixture(scope="module")
+def clients(server: ServerProcess) -> dict[str, Client]:
+    """Return a connection of each owner."""
     return {owner: server.client(_token(server, owner)) for owner in OWNERS}
 
 
@@ -107,8 +105,7 @@ raise SystemError(f"{{os.getuid()}} {{found}} {{kept}}")
 """
 
 
-def test_three_owners_eight_jobs_two_workers(server: ServerProcess) -> None:
-    clients = _clients(server)
+def test_three_owners_eight_jobs_two_workers(clients: dict[str, Client]) -> None:
     jobs = []
     for number in range(8):
         owner = list(OWNERS)[number % 3]
@@ -131,8 +128,7 @@ def test_three_owners_eight_jobs_two_workers(server: ServerProcess) -> None:
     assert clients["cleo"].ask(p.Fetch, job=foreign, file="run.json").size > 0
 
 
-def test_no_job_reads_what_another_owner_has(server: ServerProcess) -> None:
-    clients = _clients(server)
+def test_no_job_reads_what_another_owner_has(server: ServerProcess, clients: dict[str, Client]) -> None:
     kept = clients["ben"].submit(payload(SLOW))
     assert clients["ben"].wait(kept.id).state == "done"
     folder = server.state.parent
@@ -149,8 +145,9 @@ def test_no_job_reads_what_another_owner_has(server: ServerProcess) -> None:
     assert str(("", "", "", "", "", "1", found.pw_dir, groups)) in said
 
 
-def test_the_server_reads_for_an_owner_only_what_the_owner_may(server: ServerProcess) -> None:
-    clients = _clients(server)
+def test_the_server_reads_for_an_owner_only_what_the_owner_may(
+    server: ServerProcess, clients: dict[str, Client]
+) -> None:
     job = clients["anna"].wait(clients["anna"].submit(payload(SLOW)).id)
     assert job.state == "done", job.message
     run = Path(job.folder)
