@@ -114,7 +114,7 @@ def test_a_closure_over_an_array_never_leaves_the_laptop(server: ServerProcess, 
 def test_a_wrong_key_a_wrong_token_and_nobody_there_are_told_apart(
     server: ServerProcess, serve: Serve, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(link, "FIRST_PATIENCE_S", 3.0)
 
     other = serve()
     for values, said in (
