@@ -265,6 +265,9 @@ def test_colour_channels_and_channels_that_are_named_twice(repository: EmbeddedR
     summary = repository.import_plate(companion(tmp_path / "twice", twice))
     assert summary.channels == ("DAPI", "GFP", "DAPI (channel 1)", "DAPI (channel 2)")
     assert "the images have different channels" in " ".join(summary.problems)
+    assert (
+        "several channels have one name; they are told apart as DAPI (channel 1), DAPI (channel 2)" in summary.problems
+    )
 
 
 def test_images_that_are_not_there_are_told(repository: EmbeddedRepository, tmp_path: Path) -> None:

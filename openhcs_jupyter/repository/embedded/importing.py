@@ -194,7 +194,8 @@ class _Checked:
         for c in range(len(self._found.channels)):
             slices = {z for _, channel, z in stack.expected if channel == c}
             if not slices:
-                yield f"{self._channel(c)} has a projection only, no stack"
+                projected = c in {channel for grid in self._grids.values() for _, channel, _ in grid.expected}
+                yield f"{self._channel(c)} has {'a projection only, no stack' if projected else 'no planes'}"
             elif len(slices) < stack.size_z:
                 yield f"{self._channel(c)} has {len(slices)} of {stack.size_z} z-steps: {_at(None, *sorted(slices))}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -33,6 +34,7 @@ def positive(text: str | None) -> float | None:
     return value if value is not None and value > 0 else None
 
 
+_MARKED = re.compile(r"(.+) \(channel \d+\)")
 _METRES = {
     "m": 1e6,
     "mm": 1e3,
@@ -97,6 +99,11 @@ def told_apart(names: Sequence[str], marks: Sequence[str], source: str) -> tuple
     return unique, problems
 
 
+def channel_marks(count: int) -> list[str]:
+    """Return what tells the channels of an image apart that has no other names for them."""
+    return [f"channel {number + 1}" for number in range(count)]
+
+
 def joined_channels(images: Iterable[Sequence[Channel]]) -> tuple[dict[str, Channel], list[str]]:
     """Gather the channels of a plate whose images name their own: those of the first image, then what others add.
 
@@ -105,7 +112,7 @@ def joined_channels(images: Iterable[Sequence[Channel]]) -> tuple[dict[str, Chan
     channels : dict
         By name.
     problems : list of str
-        One if the images differ.
+        One for each name that several channels had, and one if the images differ.
     """
     channels: dict[str, Channel] = {}
     sets: Counter[tuple[str, ...]] = Counter()
@@ -113,10 +120,22 @@ def joined_channels(images: Iterable[Sequence[Channel]]) -> tuple[dict[str, Chan
         sets[tuple(channel.name for channel in image)] += 1
         for channel in image:
             channels.setdefault(channel.name, channel)
-    if len(sets) < 2:
-        return channels, []
-    told = "; ".join(f"{', '.join(names)} in {count}" for names, count in sets.most_common(3))
-    return channels, [f"the images have different channels: {told}"]
+    problems = [
+        f"several channels have one name; they are told apart as {', '.join(names)}" for names in _alike(channels)
+    ]
+    if len(sets) > 1:
+        told = "; ".join(f"{', '.join(names)} in {count}" for names, count in sets.most_common(3))
+        problems.append(f"the images have different channels: {told}")
+    return channels, problems
+
+
+def _alike(channels: Iterable[str]) -> list[list[str]]:
+    """Return the names that `told_apart` made of one, each time that it did so with `channel_marks`."""
+    stems: dict[str, list[str]] = {}
+    for name in channels:
+        if (found := _MARKED.fullmatch(name)) is not None:
+            stems.setdefault(found[1], []).append(name)
+    return [names for names in stems.values() if len(names) > 1]
 
 
 def z_step(stacks: Iterable[Mapping[int, float]]) -> float | None:

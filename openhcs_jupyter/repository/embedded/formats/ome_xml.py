@@ -11,6 +11,7 @@ import msgspec
 
 from openhcs_jupyter.model import Channel
 from openhcs_jupyter.repository.embedded.formats.metadata import (
+    channel_marks,
     micrometres,
     moment,
     positive,
@@ -214,7 +215,7 @@ def _channels(pixels: Element, size_c: int) -> tuple[tuple[Channel, ...], str | 
     if not 0 < size_c <= _MOST_PLANES:
         return (), None
     told = [*told, *[{}] * (size_c - len(told))][:size_c]
-    names, _ = told_apart([one.get("Name", "") for one in told], [f"channel {c + 1}" for c in range(size_c)], "")
+    names, _ = told_apart([one.get("Name", "") for one in told], channel_marks(size_c), "")
     return tuple(
         Channel(
             name=name,

@@ -28,7 +28,13 @@ from openhcs_jupyter.repository.embedded.formats.base import (
 )
 from openhcs_jupyter.repository.embedded.formats.folders import the_only
 from openhcs_jupyter.repository.embedded.formats.indexed import LARGEST_PLATE
-from openhcs_jupyter.repository.embedded.formats.metadata import joined_channels, micrometres, seconds, told_apart
+from openhcs_jupyter.repository.embedded.formats.metadata import (
+    channel_marks,
+    joined_channels,
+    micrometres,
+    seconds,
+    told_apart,
+)
 from openhcs_jupyter.repository.embedded.formats.zarr_arrays import (
     FILES,
     ZarrArray,
@@ -302,10 +308,9 @@ def _chunks(folder: Path, array: ZarrArray) -> dict[str, FoundFile]:
 
 def _names(omero: Mapping[str, Any], size_c: int, path: str) -> tuple[Channel, ...]:
     told = [one if isinstance(one, dict) else {} for one in omero.get("channels") or ()]
-    marks = [f"channel {c + 1}" for c in range(size_c)]
     told += [{}] * (size_c - len(told))
     labels = [str(one.get("label") or "") for one in told[:size_c]]
-    names, _ = told_apart(labels, marks, path)
+    names, _ = told_apart(labels, channel_marks(size_c), path)
     colors = [str(one.get("color") or "").lstrip("#").upper() for one in told]
     return tuple(
         Channel(name=name, color=color if len(color) == 6 and set(color) <= set("0123456789ABCDEF") else None)
