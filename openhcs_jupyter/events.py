@@ -119,3 +119,5 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     remaining_s: float | None
     """None until a rate is known."""
     bytes_read: int = 0
+    reused: int = 0
+    """Units whose results were there already, of an earlier run or an earlier start of this one."""

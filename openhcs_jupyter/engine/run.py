@@ -473,4 +473,5 @@ class _Seen:
             units_per_s=rate,
             remaining_s=left / rate if rate and not self.finished else None,
             bytes_read=self._bytes,
+            reused=len(self.done) - self._fresh,
         )

@@ -20,6 +20,7 @@ from openhcs_jupyter.compiler import Selection
 from openhcs_jupyter.engine import Run, fork_server, load_run, run
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import RunStarted, UnitDone
+from openhcs_jupyter.magics.views.runs import sentence, view_of
 from openhcs_jupyter.pipeline.contracts import Context
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from tests.engine.bench import LONGEST_S, Bench, contents, descendants, ended, fresh, journal, lines, until
@@ -64,6 +65,8 @@ def end_of_kill(bench: Bench, killed: Run, log: Path, expected: dict[str, bytes]
     assert {plan.units[unit].key for unit in range(len(plan.units))} >= finished
     reused = [event for event in journal(resumed) if isinstance(event, UnitDone) and event.reused]
     assert {plan.units[event.unit].key for event in reused} == finished
+    assert resumed.progress.reused == len(finished)
+    assert ("there already" in sentence(view_of(resumed))) == bool(finished)
 
 
 class TestKills:

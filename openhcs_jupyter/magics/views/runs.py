@@ -226,13 +226,20 @@ def sentence(view: RunView) -> str:
     if view.status == "done":
         rate = f", {_rate(progress.units_per_s)}" if progress.units_per_s > 0 else ""
         where = f" {view.where}" if view.where else ""
-        return f"done, {count_text(units, 'unit')} in {took}{where}{rate}."
+        return f"done, {count_text(units, 'unit')} in {took}{where}{rate}{_there(progress.reused, units)}."
     if view.status == "failed":
         if view.failed:
             return f"{view.failed:,} of {count_text(units, 'unit')} failed, {view.done:,} done, in {took}."
         return f"failed after {view.done:,} of {count_text(units, 'unit')}, {took}."
     failed = f", {view.failed} failed" if view.failed else ""
     return f"{view.status} after {view.done:,} of {count_text(units, 'unit')}{failed}, {took}."
+
+
+def _there(reused: int, units: int) -> str:
+    """Say how many units were not computed."""
+    if not reused:
+        return ""
+    return ", all of it there already" if reused == units else f", {reused:,} of them there already"
 
 
 def _rate(units_per_s: float) -> str:
