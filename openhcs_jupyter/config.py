@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """OMERO's data directory, where this account may read it, so that pixels are read in place."""
     omero_broker: str = ""
     """Socket of the broker that opens files of OMERO's data directory, where another account may read it."""
+    omero_labels: Literal["masks", "polygons"] = "masks"
+    """As what labels are written into OMERO: ``masks`` are exact, ``polygons`` are outlines that can be edited."""
     scheduler: str = ""
     """Where runs are done: empty is this machine; else Dask: ``tcp://HOST:PORT``, ``local`` or ``slurm``."""
     server: str = ""

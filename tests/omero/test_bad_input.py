@@ -208,7 +208,13 @@ class TestDatasets:
     def test_wells_and_images_of_a_plate_stand_for_their_part_of_it(self, lab: Ward, ada: OmeroRepository) -> None:
         whole = ada.plate("drawn")
         well = whole.wells[1]
-        assert ada.plate(f"Well:{well.id}").wells == (well,)
+        names = (f"Well:{well.id}", "drawn/B02", f"{whole.id}/b2", f"Plate:{whole.id}/B02", "Well:drawn/B02")
+        assert [ada.plate(name).wells for name in names] == [(well,)] * len(names)
+        assert ada.cell_name(whole.id, "drawn/B02") == "drawn/B02"
+        with pytest.raises(RepositoryError, match=r"has no images in H12 .*\n.*some in A01, B02"):
+            ada.plate("drawn/H12")
+        with pytest.raises(RepositoryError, match=r"There is no plate or dataset 'nowhere'"):
+            ada.plate("nowhere/B02")
         (part,) = ada.plate(f"https://x/webclient/?show=image-{well.fields[1].images[0].id}").wells
         assert (part.name, part.fields) == ("B02", well.fields[1:])
 

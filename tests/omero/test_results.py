@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
 
@@ -18,6 +21,7 @@ from openhcs_jupyter.engine import run
 from openhcs_jupyter.functions import max_projection, measure_objects
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository.omero import OmeroRepository
+from openhcs_jupyter.repository.omero.outlines import outlines_of
 from openhcs_jupyter.topology import discover
 from tests.omero.lab import Lab
 
@@ -105,6 +109,32 @@ def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, gateway: Blitz
             for shape, other in zip(shapes, expected, strict=True):
                 assert bytes(shape.getBytes()) == bytes(other.getBytes())
                 assert (shape.x.val, shape.y.val) == (other.x.val, other.y.val)
+
+
+def test_labels_can_be_polygons(
+    lab: Lab, ada: OmeroRepository, gateway: BlitzGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENHCS_OMERO_LABELS", "polygons")
+    done = analysed(ada, lab.made_by_client[0])
+    image = ada.plate(lab.made_by_client[0]).wells[0].fields[0].images[0]
+    rois = [roi for roi in gateway.getRoiService().findByImage(image.id, None).rois if done.id in roi.name.val]
+    shapes = [roi.copyShapes()[0] for roi in rois]
+    assert [(type(shape).__name__, shape.textValue.val) for shape in shapes] == [("PolygonI", "1"), ("PolygonI", "2")]
+    assert shapes[0].points.val == "3.25,2.25 3.25,5.75 8.75,5.75 8.75,2.25"
+
+
+@settings(deadline=None)
+@given(plane=arrays(np.int64, (7, 9), elements=st.integers(0, 3)))
+def test_outlines_hold_the_centres_of_an_objects_pixels(plane: np.ndarray) -> None:
+    from scipy import ndimage
+    from skimage.draw import polygon2mask
+
+    drawn = np.zeros((4, *plane.shape), bool)
+    for outline in outlines_of(plane[None, None, None]):
+        points = np.array([[float(value) for value in point.split(",")] for point in outline.points.split()])
+        drawn[outline.label] |= polygon2mask(plane.shape, points[:, ::-1] - 0.5)
+    for label in (1, 2, 3):
+        np.testing.assert_array_equal(drawn[label], ndimage.binary_fill_holes(plane == label))
 
 
 def test_tables_name_well_image_and_roi(lab: Lab, gateway: BlitzGateway, of_acquired: Any) -> None:

@@ -19,7 +19,6 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.queries import PLATES, ask
 from tests.omero.lab import Lab
-from tests.omero_standin.sample import PASSWORDS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -35,6 +34,8 @@ from openhcs_jupyter.repository.omero import OmeroRepository
 with OmeroRepository(sys.argv[1]) as repository:
     repository.reach()
     key = repository.connection.key
+    print("joined", flush=True)
+    sys.stdin.readline()
     ctypes.PyDLL(None).sleep(int(sys.argv[2]))
     assert {plate.name for plate in repository.plates()} == {"drawn", "acquired"}
     assert repository.connection.key == key
@@ -72,9 +73,13 @@ def has_ended(process: Path) -> bool:
 
 
 def test_computing_that_holds_the_interpreter_does_not_end_the_session(lab: Lab, ada: OmeroRepository) -> None:
-    ada.connection.close()  # only the other process keeps the session
     command = [sys.executable, "-W", "ignore", "-c", _STARVED, lab.uri("ada"), str(2 * _IDLE_S)]
-    subprocess.run(command, check=True, cwd=_ROOT, timeout=60)
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "joined\n"
+        ada.connection.close()  # only the other process keeps the session
+        other.communicate("\n", timeout=60)
+    assert other.returncode == 0
 
 
 def test_a_session_that_nobody_keeps_ends(lab: Lab, ada: OmeroRepository) -> None:
@@ -124,24 +129,6 @@ def test_a_run_waits_for_a_server_that_is_away(lab: Lab, ada: OmeroRepository) -
     lab.server.start()
     waiting.join(60)
     assert done
-
-
-def test_a_session_of_omero_login_is_joined(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMERO_USERDIR", str(tmp_path / "omero"))
-    from omero.util.sessions import SessionsStore
-
-    # What `omero login` does; the command itself refuses to work for root.
-    client, *_ = SessionsStore().create(
-        "grace", PASSWORDS["grace"], {"omero.host": "127.0.0.1", "omero.port": str(lab.server.port)}
-    )
-    client.getSession().detachOnDestroy()
-    client.__del__()
-    for user in ("grace", ""):
-        address = f"omero://{user and user + '@'}127.0.0.1:{lab.server.port}"
-        with OmeroRepository(address) as repository:
-            assert repository.connection.user == "grace"
-    with pytest.raises(RepositoryError, match="no session"):
-        OmeroRepository(lab.uri("mallory")).reach()
 
 
 def test_threads_that_find_the_session_broken_join_it_once(lab: Lab, ada: OmeroRepository) -> None:

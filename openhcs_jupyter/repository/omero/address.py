@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.model import parse_well
 
 DEFAULT_PORT = 4064
 _SHOW = re.compile(r"(?P<kind>image|well|plate|screen|dataset|project|run)[-:](?P<id>\d+)", re.IGNORECASE)
@@ -98,6 +99,23 @@ def parse_reference(text: str) -> tuple[Kind | None, int] | None:
         return _link(stripped)
     match = _SHOW.fullmatch(stripped)
     return _named(match) if match else None
+
+
+def parse_well_of(text: str) -> tuple[str, tuple[int, int]] | None:
+    """Read a well by its name, such as ``drawn/B03``, ``51/B03`` or ``Well:drawn/B03``; None where it is none.
+
+    Returns
+    -------
+    tuple or None
+        What names the plate, and the well's row and column.
+    """
+    plate, slash, well = re.sub(r"^\s*well:", "", text, flags=re.IGNORECASE).rpartition("/")
+    if not slash or not plate.strip() or "://" in text:
+        return None
+    try:
+        return plate.strip(), parse_well(well)
+    except ValueError:
+        return None
 
 
 def parse_name(text: str) -> tuple[Kind | None, str]:

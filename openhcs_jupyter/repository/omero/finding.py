@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import queries
-from openhcs_jupyter.repository.omero.address import Kind, Source, parse_name, parse_reference
+from openhcs_jupyter.repository.omero.address import Kind, Source, parse_name, parse_reference, parse_well_of
 from openhcs_jupyter.repository.omero.queries import ask
 
 
@@ -23,15 +23,26 @@ class Wanted(NamedTuple):
 def find(session: Any, text: str, context: dict[str, str]) -> Wanted:
     """Find what is named by an id, a name, or a link copied from OMERO.web.
 
-    A well and an image of a plate stand for their plate, narrowed to them.
+    A well, such as ``drawn/B03``, and an image of a plate stand for their plate, narrowed to them.
 
     Raises
     ------
     RepositoryError
         If there is no such thing, or several of the name.
     """
-    reference = parse_reference(text)
-    kind, number = reference if reference is not None else _named(session, text, context)
+    reference = parse_reference(text) or _named(session, text, context)
+    if reference is None and (well := parse_well_of(text)) is not None:
+        plate = find(session, well[0], context)
+        if plate.source.kind == "Plate" and plate.place is None:
+            return plate._replace(place=well[1])
+    if reference is None:
+        wanted = parse_name(text)[0]
+        kinds = wanted.lower() if wanted is not None else "plate or dataset"
+        raise RepositoryError(
+            f"There is no {kinds} {parse_name(text)[1]!r} that you may see.",
+            "%openhcs plates lists the plates; an id is never ambiguous. A well is named such as PLATE/B03.",
+        )
+    kind, number = reference
     if kind in (None, "Plate"):
         return Wanted(Source("Plate", number))
     if kind == "Dataset":
@@ -51,7 +62,7 @@ def find(session: Any, text: str, context: dict[str, str]) -> Wanted:
     return Wanted(Source("Plate", plate), (row, column), sample)
 
 
-def _named(session: Any, text: str, context: dict[str, str]) -> tuple[Kind, int]:
+def _named(session: Any, text: str, context: dict[str, str]) -> tuple[Kind, int] | None:
     wanted, name = parse_name(text)
     kinds: tuple[Kind, ...] = (wanted,) if wanted is not None else ("Plate", "Dataset")
     for kind in kinds:
@@ -64,10 +75,7 @@ def _named(session: Any, text: str, context: dict[str, str]) -> tuple[Kind, int]
             )
         if rows:
             return kind, int(rows[0][0])
-    raise RepositoryError(
-        f"There is no {' or '.join(kind.lower() for kind in kinds)} {name!r} that you may see.",
-        "%openhcs plates lists the plates; an id is never ambiguous.",
-    )
+    return None
 
 
 def _of_screen(session: Any, number: int, context: dict[str, str]) -> int:

@@ -15,6 +15,7 @@ from openhcs_jupyter.repository.omero.address import Source
 from openhcs_jupyter.repository.omero.queries import ChannelRow, FieldRow, ask, ask_objects
 
 _DTYPES = {"float": "float32", "double": "float64", "bit": "uint8"}
+_SHOWN = 6
 _KNOWN = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "float", "double", "bit"}
 
 
@@ -90,8 +91,20 @@ def load_plate(session: Any, source: Source, uri: str, context: dict[str, str]) 
 
 
 def part_of(plate: Plate, place: tuple[int, int], sample: int | None) -> Plate:
-    """Return a plate with only the well at a place, or only one of its fields."""
-    (well,) = [one for one in plate.wells if (one.row, one.column) == place]
+    """Return a plate with only the well at a place, or only one of its fields.
+
+    Raises
+    ------
+    RepositoryError
+        If it has no images there.
+    """
+    well = next((one for one in plate.wells if (one.row, one.column) == place), None)
+    if well is None:
+        names = ", ".join(one.name for one in plate.wells[:_SHOWN]) + (", ..." if len(plate.wells) > _SHOWN else "")
+        raise RepositoryError(
+            f"Plate {plate.id} ({plate.name}) has no images in {well_name(*place)} that you may see.",
+            f"It has some in {names}.",
+        )
     fields = tuple(field for field in well.fields if sample in (None, field.id))
     return msgspec.structs.replace(plate, wells=(msgspec.structs.replace(well, fields=fields),))
 

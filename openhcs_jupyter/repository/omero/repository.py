@@ -15,7 +15,7 @@ from openhcs_jupyter.model import Image, Plate, PlateSummary, RunRecord, well_na
 from openhcs_jupyter.repository.base import Group, PixelSource, Repository, ResultWriter, Trace
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import queries
-from openhcs_jupyter.repository.omero.address import Source, parse_address, parse_reference
+from openhcs_jupyter.repository.omero.address import Source, parse_address, parse_name, parse_reference, parse_well_of
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient
 from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.files import Files
@@ -137,9 +137,10 @@ class OmeroRepository(Repository):
 
     def cell_name(self, plate: int, given: object = None) -> str:
         """Return what a cell calls a plate: its id, or such as ``Dataset:7``; a part of a plate as it was given."""
-        reference = parse_reference(given) if isinstance(given, str) else None
-        if isinstance(given, str) and reference is not None and reference[0] in ("Well", "Image"):
-            return given
+        if isinstance(given, str):
+            kind = (parse_reference(given) or parse_name(given))[0]
+            if kind in ("Well", "Image") or parse_well_of(given) is not None:
+                return given
         return Source.of(plate).name
 
     def trace(self, made: str) -> Trace:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 import numpy as np
 
+from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, ResultSpec, RunRecord
 from openhcs_jupyter.repository.base import FieldResults, ResultWriter
@@ -25,6 +26,7 @@ from openhcs_jupyter.repository.omero.derived import container_kind, fill, make_
 from openhcs_jupyter.repository.omero.images import write_image
 from openhcs_jupyter.repository.omero.markers import delete_all, documents_path, marked, marker_of, table_file
 from openhcs_jupyter.repository.omero.masks import masks_of
+from openhcs_jupyter.repository.omero.outlines import outlines_of
 from openhcs_jupyter.repository.omero.queries import ask
 from openhcs_jupyter.repository.omero.rois import write_rois
 from openhcs_jupyter.repository.omero.sessions import PATIENCE_S
@@ -48,6 +50,8 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
     group: int
     containers: dict[str, int]
     """Id of the derived plate, or dataset, of each image result of fields or wells."""
+    polygons: bool
+    """Labels are outlined, not masked."""
 
     @property
     def context(self) -> dict[str, str]:
@@ -105,7 +109,10 @@ class OmeroWriter(ResultWriter):
             for spec in results
             if spec.kind == "image" and spec.scope != "plate"
         }  # fmt: skip
-        task = _Task(results=tuple(results), channels=tuple(channels), group=group, containers=containers)
+        polygons = load_settings().omero_labels == "polygons"
+        task = _Task(
+            results=tuple(results), channels=tuple(channels), group=group, containers=containers, polygons=polygons
+        )
         self._folder.mkdir(parents=True, exist_ok=True)
         _replace(self._folder / "task.json", msgspec.json.encode(task))
         self._known = task
@@ -131,7 +138,7 @@ class OmeroWriter(ResultWriter):
                     session,
                     self._under(specs[name], field, images),
                     f"{self.marker} {name}",
-                    masks_of(np.asarray(labels, np.int64)),
+                    (outlines_of if self._task.polygons else masks_of)(np.asarray(labels, np.int64)),
                     self._task.context,
                 )
                 for name, labels in field.arrays.items()
