@@ -17,8 +17,8 @@ from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
 from openhcs_jupyter.engine.lanes import Lane, LanedSession
 from openhcs_jupyter.engine.program import Failure, Outcome, PackedProgram, Program, Work, pack
+from openhcs_jupyter.engine.status import STATUS_SIZE, Status
 from openhcs_jupyter.engine.store import RunFolder, stored_files
-from openhcs_jupyter.engine.worker import STATUS_SIZE, Status
 from openhcs_jupyter.topology import Device
 
 _AT_HAND = 3

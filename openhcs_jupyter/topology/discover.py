@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from openhcs_jupyter.topology.gpus import discover_gpus
 from openhcs_jupyter.topology.model import NumaNode, Topology, load_topology
 
@@ -35,6 +33,8 @@ def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
         return load_topology(Path(named).expanduser())
     ids = _affinity()
     cores = len(ids) or os.cpu_count() or 1
+    import psutil  # slow to import, and most processes are told what they may use
+
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
     for group in _cgroups(root):
