@@ -253,7 +253,7 @@ def main() -> None:
             with _beside_omero(folder) if kind == "omero" else _embedded(folder, kind) as trials:
                 while (left := options.kills - trials.counts["kills"]) > 0:
                     trials.round(min(left, _KILLS))
-                print(f"  {kind}:", dict(trials.counts), flush=True)
+                    print(f"  {kind}:", dict(trials.counts), flush=True)
                 counts.update(trials.counts)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
