@@ -90,6 +90,7 @@ class Bench:
             yield notebook
         finally:
             notebook.close()
+            page.close()
             if notebook.complaints:
                 print("  the console:", notebook.complaints[:3])
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from tests.plates import MadePlate, write_plate
+
+if TYPE_CHECKING:
+    from tests.kernel.lab import Lab
 
 
 @pytest.fixture
@@ -36,3 +40,15 @@ def real_plates() -> Path:
     if not folder:
         pytest.skip("OPENHCS_TEST_PLATES does not name a folder with real plates")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ssh_lab() -> Iterator[Lab]:
+    """A laptop and a server, reached by ``ssh lab``; the laptop has the remote kernel "openhcs-lab"."""
+    from tests.kernel.lab import can_serve, lab
+
+    if not can_serve():
+        pytest.skip("OpenSSH's server is not installed")
+    with lab() as made:
+        made.install()
+        yield made

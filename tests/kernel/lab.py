@@ -37,9 +37,23 @@ def command_of(process: psutil.Process) -> str:
 
 
 class Lab:
-    """Two homes, and an SSH server that gives the second one."""
+    """Two homes, and an SSH server that gives the second one.
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> None:
+    Parameters
+    ----------
+    folder
+        Of both homes.
+    address
+        Where the server listens.
+    inside
+        Words before the server's command.
+    options
+        Of the laptop's ssh; they go before what it is called with.
+    """
+
+    def __init__(
+        self, folder: Path, address: str = "127.0.0.1", inside: tuple[str, ...] = (), options: str = ""
+    ) -> None:
         self.folder = folder
         self.laptop, self.home = folder / "laptop", folder / "home"
         self._inside = inside
@@ -47,7 +61,7 @@ class Lab:
         self._heard = 0
         for place in (self.laptop, self.home):
             (place / "run").mkdir(parents=True, mode=0o700)
-        self._keys()
+        self._keys(options)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -149,7 +163,7 @@ class Lab:
         """List those of `left` whose command has a text in it."""
         return [process for process in self.left() if text in command_of(process)]
 
-    def _keys(self) -> None:
+    def _keys(self, options: str) -> None:
         folder = self.folder
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
@@ -188,15 +202,15 @@ class Lab:
         # ssh takes the home from the system's list of users, so that its configuration is named.
         (self.laptop / "bin").mkdir()
         ssh = self.laptop / "bin" / "ssh"
-        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} "$@"\n')
+        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {config} {options} "$@"\n')
         ssh.chmod(0o755)
 
 
 @contextmanager
-def lab(address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Iterator[Lab]:
-    """Make the two homes, with names short enough for sockets, and start the server."""
+def lab(address: str = "127.0.0.1", inside: tuple[str, ...] = (), options: str = "") -> Iterator[Lab]:
+    """Make the two homes, with names short enough for sockets, and start the server; parameters as of `Lab`."""
     with tempfile.TemporaryDirectory(prefix="lab", ignore_cleanup_errors=True) as folder:
-        made = Lab(Path(folder), address, inside)
+        made = Lab(Path(folder), address, inside, options)
         made.start()
         try:
             yield made

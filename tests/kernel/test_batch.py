@@ -6,25 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import pytest
 
 from tests.engine.bench import until
-from tests.kernel.lab import Lab, can_serve, lab
+from tests.kernel.conftest import until_nothing_is_left
+from tests.kernel.lab import Lab
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    if not can_serve():
-        pytest.skip("OpenSSH's server is not installed")
-    with lab() as made:
-        made.install()
-        yield made
 
 
 def notebook(path: Path, *cells: str) -> Path:
@@ -110,4 +100,4 @@ def test_an_interrupt_stops_the_batch_there(made: Lab, tmp_path: Path) -> None:
     os.kill(batch.pid, signal.SIGINT)
     assert batch.wait(30) == 130, log.read_text()
     assert (tmp_path / "idle.executed.ipynb").exists()
-    until(lambda: not made.left(), "the end of all processes", 15)
+    until_nothing_is_left(made)

@@ -23,18 +23,12 @@ from jupyter_client.session import Session
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from tests.engine.bench import until
+from tests.kernel.conftest import until_nothing_is_left
 from tests.kernel.lab import Lab, can_serve, lab
 from tests.kernel.test_batch import NOTEBOOKS, notebook, texts
 from tests.streaming.network import KERNEL_ADDRESS, can_make_networks, network
 
 pytestmark = pytest.mark.skipif(not can_serve(), reason="OpenSSH's server is not installed")
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as made:
-        made.install()
-        yield made
 
 
 def jupyter(made: Lab, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,20 +38,7 @@ def jupyter(made: Lab, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def until_nothing_is_left(made: Lab) -> None:
-    until(lambda: not made.left(), "the end of all processes", 15)
-
-
-def test_nbconvert_executes_with_the_remote_kernel(made: Lab) -> None:
-    source = notebook(made.laptop / "small.ipynb", "import os\nprint(os.getcwd())")
-    words = ["--execute", "--ExecutePreprocessor.kernel_name=openhcs-lab", "--to", "notebook", "--output", "done"]
-    done = jupyter(made, "jupyter", "nbconvert", *words, str(source))
-    assert done.returncode == 0, done.stderr
-    assert texts(made.laptop / "done.ipynb") == f"{made.home}\n"
-    until_nothing_is_left(made)
-
-
-def test_the_notebook_of_the_remote_kernel_runs_there(made: Lab) -> None:
+def test_nbconvert_executes_the_notebook_of_the_remote_kernel_there(made: Lab) -> None:
     words = ["--execute", "--ExecutePreprocessor.kernel_name=openhcs-lab", "--to", "notebook", "--output-dir", "."]
     done = jupyter(made, "jupyter", "nbconvert", *words, str(NOTEBOOKS / "08_remote_kernel.ipynb"))
     assert done.returncode == 0, done.stderr
@@ -108,7 +89,7 @@ async def _with_jupyterlabs_manager(made: Lab) -> None:
         # A Jupyter that waits for the network would wait with all of its kernels.
         made.stop()
         begun, longest = time.monotonic(), 0.0
-        while time.monotonic() < begun + 6:
+        while time.monotonic() < begun + 4:  # Jupyter asks every three seconds how its kernels are
             before = time.monotonic()
             await asyncio.sleep(0.05)
             longest = max(longest, time.monotonic() - before)
@@ -197,6 +178,7 @@ def test_a_gateway_on_the_server_is_the_other_way(made: Lab) -> None:
         for name, value in made.environment.items()
         if name not in ("PATH", "PYTHONPATH")
     }
+    there["JUPYTER_RUNTIME_DIR"] = str(made.home / "gateway")
     install = [sys.executable, "-m", "openhcs_jupyter.cli", "install", "--prefix", str(made.home / "prefix")]
     subprocess.run(install, env=there, check=True, capture_output=True)
     with ExitStack() as opened:
@@ -241,11 +223,24 @@ def _through(link: websocket.WebSocket, code: str) -> str:
             return told.strip()
 
 
+PRINTING = """
+import time
+from pathlib import Path
+n = 0
+while not Path({mended!r}).exists():
+    print(n, flush=True)
+    n += 1
+    Path({begun!r}).touch()
+    time.sleep(0.1)
+print('to', n)
+"""
+
+
 @pytest.mark.skipif(not can_make_networks(), reason="only root makes network namespaces, with ip and tc")
 def test_two_machines_whose_cable_is_cut_lose_no_output_and_no_plane() -> None:
     with ExitStack() as opened:
         cable = opened.enter_context(network())
-        far = opened.enter_context(lab(KERNEL_ADDRESS, tuple(cable.command("kernel"))))
+        far = opened.enter_context(lab(KERNEL_ADDRESS, tuple(cable.command("kernel")), "-o ServerAliveInterval=1"))
         words = ["install", "--remote", "lab", "--prefix", str(far.prefix), "--python", sys.executable]
         line = [*cable.command("viewer"), sys.executable, "-m", "openhcs_jupyter.cli", *words]
         subprocess.run(line, env=far.environment, check=True, capture_output=True, timeout=60)
@@ -258,14 +253,17 @@ def test_two_machines_whose_cable_is_cut_lose_no_output_and_no_plane() -> None:
         assert str(far.home) in laptop(cell="print(seen.folder)")["text"]
         expected = laptop(planes=True)["planes"]
         assert len(expected) == 8
-        printing = "import time\nfor n in range(120):\n    print(n, flush=True)\n    time.sleep(0.2)"
-        laptop.send(cell=printing)
-        time.sleep(1)
+        begun, mended = far.home / "begun", far.home / "mended"
+        laptop.send(cell=PRINTING.format(begun=str(begun), mended=str(mended)))
+        until(begun.exists, "the first number")
+        connection = far.named("[mux]")
         cable.cut()
-        time.sleep(18)  # past the three questions of SSH that nobody answers
+        until(lambda: not any(each.is_running() for each in connection), "ssh to give up", 30)
         cable.mend()
+        mended.touch()
         printed = laptop.answer()
-        assert printed["text"].split() == [str(n) for n in range(120)]
+        *numbers, _, count = printed["text"].split()
+        assert numbers == [str(n) for n in range(int(count))]
         assert printed["reply"] == "ok"
         assert laptop(planes=True)["planes"] == expected
         laptop.end()

@@ -26,9 +26,15 @@ def kernelspec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kernel, list[str]]]:
+    """A kernel, and what it completed before its first cell."""
     with kernel(tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("work")) as started:
-        yield started
+        yield started, started.complete("gaussian_b")
+
+
+@pytest.fixture
+def running(fresh: tuple[Kernel, list[str]]) -> Kernel:
+    return fresh[0]
 
 
 def test_install_writes_what_jupyter_needs(kernelspec: Path) -> None:
@@ -74,9 +80,8 @@ def test_the_kernel_has_the_words_of_a_pipeline_and_help_links(running: Kernel) 
     assert "OpenHCS" in [link["text"] for link in reply["content"]["help_links"]]
 
 
-def test_the_words_are_completed_before_the_first_cell(tmp_path: Path) -> None:
-    with kernel(tmp_path, tmp_path) as fresh:
-        assert "gaussian_blur" in fresh.complete("gaussian_b")
+def test_the_words_are_completed_before_the_first_cell(fresh: tuple[Kernel, list[str]]) -> None:
+    assert "gaussian_blur" in fresh[1]
 
 
 def test_loading_the_extension_again_changes_nothing(running: Kernel) -> None:

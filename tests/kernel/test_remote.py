@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,33 +15,17 @@ import pytest
 
 from tests.engine.bench import until
 from tests.jupyter import TIMEOUT_S, Kernel
-from tests.kernel.lab import Lab, can_serve, command_of, lab, started
+from tests.kernel.conftest import Warm, linked
+from tests.kernel.lab import Lab, command_of
 
-pytestmark = pytest.mark.skipif(not can_serve(), reason="OpenSSH's server is not installed")
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    """A laptop and a server; this process is the laptop's Jupyter."""
-    with lab() as made, pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment.items():
-            patch.setenv(name, value)
-        made.install()
-        yield made
+pytestmark = pytest.mark.usefixtures("at_laptop")
 
 
-@pytest.fixture
-def start(made: Lab) -> Iterator[Callable[..., Kernel]]:
-    """Return a function that starts the remote kernel; in the end nothing of it is left on either side."""
-    with ExitStack() as opened:
-        yield lambda name="openhcs-lab": opened.enter_context(started(name))
-    until(lambda: not made.left(), "the end of all processes", 15)
-    assert not list((made.home / "jupyter" / "runtime").iterdir())
-    assert not list((made.laptop / "run" / "openhcs-jupyter").glob("remote-*"))
-
-
-def linked(kernel: Kernel) -> None:
-    until(lambda: kernel.manager.provisioner.tunnel.is_linked, "the line to the kernel", 30)
+def until_printed(kernel: Kernel, request: str) -> None:
+    """Wait until a cell has printed something."""
+    while (message := kernel.client.get_iopub_msg(timeout=20))["msg_type"] != "stream":
+        assert message
+    assert message["parent_header"]["msg_id"] == request
 
 
 def test_the_kernelspec_names_the_machine_and_its_python(made: Lab) -> None:
@@ -67,17 +51,15 @@ def test_what_is_missing_is_said_with_what_to_do(made: Lab) -> None:
     assert made.command("doctor", "--remote", "none").returncode == 2
 
 
-def test_cells_run_there_and_are_interrupted_and_the_kernel_restarts(made: Lab, start: Callable[..., Kernel]) -> None:
-    kernel = start()
+def test_cells_run_there_and_are_interrupted_and_the_kernel_restarts(made: Lab, kernel: Kernel) -> None:
     assert kernel.run("import os; print(os.getcwd())").text.strip() == str(made.home)
     assert kernel.run("1 / 0").error.endswith("division by zero")
-    request = kernel.send("import time\nprint('begun')\ntime.sleep(100)")
+    request = kernel.send("import time\nprint('begun', flush=True)\ntime.sleep(100)")
+    until_printed(kernel, request)
     begun = time.monotonic()
-    time.sleep(0.3)
     kernel.manager.interrupt_kernel()
     assert "KeyboardInterrupt" in kernel.collect(request, 10).error
     assert time.monotonic() - begun < 5
-    linked(kernel)
     kernel.run("kept = 1")
     kernel.manager.restart_kernel()
     kernel.client.wait_for_ready(timeout=TIMEOUT_S)
@@ -85,9 +67,7 @@ def test_cells_run_there_and_are_interrupted_and_the_kernel_restarts(made: Lab, 
     linked(kernel)
 
 
-def test_a_kernel_that_dies_is_told_and_started_again(start: Callable[..., Kernel]) -> None:
-    kernel = start()
-    linked(kernel)
+def test_a_kernel_that_dies_is_told_and_started_again(kernel: Kernel) -> None:
     pid = int(kernel.run("import os; print(os.getpid())").text)
     assert kernel.manager.is_alive()
     psutil.Process(pid).kill()
@@ -95,11 +75,10 @@ def test_a_kernel_that_dies_is_told_and_started_again(start: Callable[..., Kerne
     kernel.manager.restart_kernel(now=True)
     kernel.client.wait_for_ready(timeout=TIMEOUT_S)
     assert int(kernel.run("import os; print(os.getpid())").text) != pid
-
-
-def test_nobody_else_on_the_server_reaches_the_kernel(made: Lab, start: Callable[..., Kernel]) -> None:
-    kernel = start()
     linked(kernel)
+
+
+def test_nobody_else_on_the_server_reaches_the_kernel(made: Lab, kernel: Kernel) -> None:
     file = next((made.home / "jupyter" / "runtime").glob("*.json"))
     content = json.loads(file.read_text())
     assert content["transport"] == "ipc"
@@ -108,9 +87,7 @@ def test_nobody_else_on_the_server_reaches_the_kernel(made: Lab, start: Callable
     assert content["key"] not in " ".join(map(command_of, made.left()))
 
 
-def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: Callable[..., Kernel]) -> None:
-    kernel = start()
-    linked(kernel)
+def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, kernel: Kernel) -> None:
     kernel.run("kept = 42")
     tunnel = kernel.manager.provisioner.tunnel
     made.cut()
@@ -126,15 +103,12 @@ def test_after_a_cut_kernel_and_tunnel_are_back_by_themselves(made: Lab, start: 
     assert kernel.run("print(kept)", timeout=20).text.strip() == "42"
 
 
-def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable[..., Kernel]) -> None:
-    kernel = start()
-    linked(kernel)
+def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, kernel: Kernel) -> None:
     tunnel = kernel.manager.provisioner.tunnel
     request = kernel.send(
         "import time\nfor n in range(60):\n    print(n, flush=True)\n    time.sleep(0.1)\nprint('the end')"
     )
-    while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
-        pass
+    until_printed(kernel, request)
     for _ in range(3):
         made.cut()
         until(lambda: not tunnel.is_linked, "the cut to be noticed", 20)
@@ -145,17 +119,14 @@ def test_nothing_that_is_printed_during_a_cut_is_lost(made: Lab, start: Callable
     assert kernel.reply(request, 10) == "ok"
 
 
-def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start: Callable[..., Kernel]) -> None:
-    kernel = start()
-    linked(kernel)
+def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, kernel: Kernel) -> None:
     gate, ended = made.home / "gate", made.home / "ended"
     request = kernel.send(
         "import time\nfrom pathlib import Path\nprint('begun', flush=True)\n"
         f"while not Path({str(gate)!r}).exists(): time.sleep(0.02)\n"
         f"print('ended', flush=True)\nPath({str(ended)!r}).touch()"
     )
-    while kernel.client.get_iopub_msg(timeout=20)["msg_type"] != "stream":
-        pass
+    until_printed(kernel, request)
     made.stop()
     until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
     gate.touch()
@@ -168,10 +139,10 @@ def test_a_cell_that_ends_during_a_cut_ends_for_the_client_too(made: Lab, start:
 
 
 def test_a_cell_that_is_sent_before_a_silent_cut_is_noticed_runs_once(
-    made: Lab, start: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+    made: Lab, start: Callable[[str], Kernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openhcs_jupyter.kernel.ssh._ALIVE_S", 1)
-    kernel = start()
+    kernel = start("openhcs-lab")
     linked(kernel)
     kernel.run("count = 0")
     with made.silence():
@@ -187,7 +158,7 @@ def test_a_cell_that_is_sent_before_a_silent_cut_is_noticed_runs_once(
 
 
 def test_agents_and_machines_in_between_work_as_the_user_has_them(
-    made: Lab, start: Callable[..., Kernel], monkeypatch: pytest.MonkeyPatch
+    made: Lab, start: Callable[[str], Kernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = made.laptop / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL) as process:
@@ -196,30 +167,29 @@ def test_agents_and_machines_in_between_work_as_the_user_has_them(
             monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
             subprocess.run(["ssh-add", "-q", str(made.folder / "user")], check=True)
             made.install(host="beyond")
-            with started("openhcs-beyond") as kernel:
-                assert kernel.run("print(6 * 7)").text.strip() == "42"
+            assert start("openhcs-beyond").run("print(6 * 7)").text.strip() == "42"
         finally:
             process.terminate()
 
 
-def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab) -> None:
+def test_a_connection_that_the_user_shares_is_used_and_left_alone(made: Lab, start: Callable[[str], Kernel]) -> None:
     def masters() -> list[psutil.Process]:
         return made.named(f"{made.laptop}/mine [mux]")
 
     made.install(host="shared")
     mine = masters()
     assert len(mine) == 1
-    with started("openhcs-shared") as kernel:
-        linked(kernel)
-        assert kernel.run("print(6 * 7)").text.strip() == "42"
-        assert made.named("[mux]") == mine
-        mine[0].kill()
-        until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
-        linked(kernel)
-        assert kernel.run("print(6 * 7)", timeout=20).text.strip() == "42"
+    kernel = start("openhcs-shared")
+    linked(kernel)
+    assert kernel.run("print(6 * 7)").text.strip() == "42"
+    assert made.named("[mux]") == mine
+    mine[0].kill()
+    until(lambda: not kernel.manager.provisioner.tunnel.is_linked, "the cut to be noticed", 20)
+    linked(kernel)
+    assert kernel.run("print(6 * 7)", timeout=20).text.strip() == "42"
+    kernel.manager.shutdown_kernel()
     assert len(masters()) == 1
     masters()[0].kill()
-    until(lambda: not made.left(), "the end of all processes", 15)
 
 
 JUPYTER = """
@@ -239,7 +209,10 @@ time.sleep(600)
 """
 
 
-def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(made: Lab, tmp_path: Path) -> None:
+def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(
+    made: Lab, warm: Warm, tmp_path: Path
+) -> None:
+    warm.close()
     made.install("--name", "brief", "--idle-hours", str(2 / 3600))
     cell = (
         "%%openhcs --background --plate 1 --wells A01 --fields 1\nfrom tests.viewer.functions import hold_well\n"
@@ -259,7 +232,7 @@ def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(ma
     def kernels() -> list[psutil.Process]:
         return made.named("ipykernel_launcher")
 
-    worked_until = time.monotonic() + 5
+    worked_until = time.monotonic() + 4
     while time.monotonic() < worked_until:
         assert kernels(), "a kernel was ended in the middle of a run"
         time.sleep(0.2)
@@ -270,3 +243,5 @@ def test_a_kernel_whose_client_was_killed_ends_but_not_in_the_middle_of_a_run(ma
     assert not list((made.home / "jupyter" / "runtime").iterdir())
     for each in made.left():
         each.kill()
+    for place in (made.laptop / "run" / "openhcs-jupyter").glob("remote-*"):
+        shutil.rmtree(place)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.engine.bench import until
 from tests.jupyter import Kernel
-from tests.kernel.lab import Lab, can_serve, lab, started
+from tests.kernel.lab import Lab, can_serve, started
 from tests.viewer.screen import ARTEFACTS, grab, start_xvfb
 
 pytestmark = pytest.mark.skipif(
@@ -21,18 +21,12 @@ VIEWERS = "print(get_ipython()._openhcs_state.viewing._server.viewers)"
 
 
 @pytest.fixture
-def screen() -> Iterator[dict[str, str]]:
+def screen(monkeypatch: pytest.MonkeyPatch, at_laptop: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A screen of the laptop's."""
     with start_xvfb(lasting=True) as screen:
+        for name, value in screen.items():
+            monkeypatch.setenv(name, value)
         yield screen
-
-
-@pytest.fixture
-def made(screen: dict[str, str]) -> Iterator[Lab]:
-    with lab() as made, pytest.MonkeyPatch.context() as patch:
-        for name, value in (made.environment | screen).items():
-            patch.setenv(name, value)
-        made.install()
-        yield made
 
 
 def viewers(made: Lab) -> list[psutil.Process]:
@@ -70,6 +64,8 @@ def test_the_viewer_opens_here_and_outlives_cuts_and_restarts(made: Lab, screen:
         until(lambda: len(viewers(made)) == 1, "the next window")
         until(lambda: _bright(screen) > 0.02, "the image in the next window", 60)
     assert [each.name() for each in made.left() if each not in viewers(made)] == []
+    for each in viewers(made):
+        each.kill()
 
 
 def _until_watched(kernel: Kernel) -> None:

@@ -16,7 +16,7 @@ from tests.lab.notebook import TIMEOUT_MS, Notebook
 from tests.lab.server import CHROMIUM, FLAGS, Lab, serve
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     home = tmp_path_factory.mktemp("lab")
-    _make_plate(home / "data")
+    make_plate(home / "data")
     with serve(home) as lab:
         yield lab
 
@@ -41,24 +41,64 @@ def browser(lab: Lab) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def open_notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
-    """Return what opens a notebook with the kernel "OpenHCS"; no error may reach the browser's console."""
-    opened: list[Notebook] = []
+class Pages:
+    """Keeps a page with JupyterLab for several tests, as loading it takes longer than most of them."""
 
-    def open_one(cells: list[str], *, height: int = 1000, width: int = 1280) -> Notebook:
-        page = browser.new_page(viewport={"width": width, "height": height})
+    def __init__(self, browser: Browser) -> None:
+        self._context = browser.new_context()
+        self._page: Page | None = None
+
+    def new(self, *, height: int, width: int) -> Page:
+        page = self._context.new_page()
+        page.set_viewport_size({"height": height, "width": width})
         page.set_default_timeout(TIMEOUT_MS)
-        name = f"{request.node.name}-{len(opened)}.ipynb"
-        notebook = Notebook(page, lab.address, lab.work / name, cells)
+        return page
+
+    def get(self, *, height: int, width: int) -> Page:
+        if self._page is None:
+            self._page = self.new(height=height, width=width)
+        self._page.set_viewport_size({"height": height, "width": width})
+        return self._page
+
+    def release(self, page: Page, *, keep: bool) -> None:
+        """Take a page back; it is closed, unless it is the kept one and is to be kept."""
+        if page is not self._page or not keep:
+            page.close()
+        if page is self._page and not keep:
+            self._page = None
+
+
+@pytest.fixture(scope="session")
+def pages(browser: Browser) -> Pages:
+    return Pages(browser)
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, pages: Pages, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
+    """Return what opens a notebook; no error may reach the browser's console."""
+    opened: list[Notebook] = []
+    name = request.node.name
+
+    def open_one(
+        cells: list[str], *, height: int = 1000, width: int = 1280, kernel: str = "openhcs", notebook_7: bool = False
+    ) -> Notebook:
+        page = (pages.new if notebook_7 else pages.get)(height=height, width=width)
+        notebook = Notebook(page, lab.address, lab.work / f"{name}-{len(opened)}.ipynb", cells, kernel)
         opened.append(notebook)
-        notebook.open()
+        if notebook_7:
+            notebook.open_in_notebook_7()
+        else:
+            notebook.open()
         return notebook
 
+    before = request.session.testsfailed
     yield open_one
+    has_failed = request.session.testsfailed != before
     for number, notebook in enumerate(opened):
-        notebook.screenshot(f"last/{request.node.name}-{number}")
+        if has_failed:
+            notebook.screenshot(f"failed-{name}-{number}")
         notebook.close()
+        pages.release(notebook.page, keep=not has_failed)
         assert notebook.complaints == []
 
 
@@ -74,7 +114,8 @@ def two_plates(lab: Lab) -> str:
     return str(folder / "repository")
 
 
-def _make_plate(data: Path) -> None:
+def make_plate(data: Path) -> None:
+    """Write the small plate into the default repository of a data folder."""
     spec = msgspec.structs.replace(
         DEMO, name="small", rows=4, columns=6, grid=(1, 2), size=256, cells_per_field=14, seed=3
     )

@@ -23,47 +23,81 @@ _FOREIGN = (
     "WebSocket",
 )
 _READY = (
-    "() => { const s = window.jupyterapp?.shell?.currentWidget?.sessionContext;"
-    " return s?.isReady && s.session?.kernel?.connectionStatus === 'connected'; }"
+    "(path) => { const panel = window.jupyterapp?.shell?.currentWidget; const s = panel?.sessionContext;"
+    " return panel?.context?.path === path && s?.isReady && s.session?.kernel?.connectionStatus === 'connected'; }"
 )
 _IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
 
 
 class Notebook:
-    """A notebook in JupyterLab."""
+    """A notebook in JupyterLab.
 
-    def __init__(self, page: Page, address: str, path: Path, cells: list[str]) -> None:
+    Parameters
+    ----------
+    page
+        Of the browser; JupyterLab may be open in it already.
+    address
+        Of the Jupyter server.
+    path
+        Where the notebook is written.
+    cells
+        Their texts.
+    kernel
+        Name of the kernelspec.
+    """
+
+    def __init__(self, page: Page, address: str, path: Path, cells: list[str], kernel: str = "openhcs") -> None:
         self.page = page
         self.path = path
         self.complaints: list[str] = []
         self._address = address
-        path.write_text(json.dumps(_document(cells)))
-        page.on("console", lambda said: self._heard(said.type, said.text, said.location.get("url", "")))
-        page.on("pageerror", lambda error: self._heard("error", str(error.stack or error), ""))
-        page.on("dialog", lambda dialog: dialog.accept())
+        path.write_text(json.dumps(_document(cells, kernel)))
+        self._hearing = {
+            "console": lambda said: self._heard(said.type, said.text, said.location.get("url", "")),
+            "pageerror": lambda error: self._heard("error", str(error.stack or error), ""),
+            "dialog": lambda dialog: dialog.accept(),
+        }
+        for event, hear in self._hearing.items():
+            page.on(event, hear)
 
-    def open(self, *, idle: bool = True) -> None:
-        """Open the notebook in JupyterLab and wait for its kernel."""
-        self._go_to(f"lab/tree/{self.path.name}?reset", idle=idle)
+    def open(self) -> None:
+        """Open the notebook in JupyterLab, which is loaded unless it is there, and wait for its kernel."""
+        if self.page.evaluate("() => window.jupyterapp?.name") == "JupyterLab":
+            self.page.evaluate(
+                "async (path) => { const app = window.jupyterapp;"
+                " await app.serviceManager.kernelspecs.refreshSpecs();"
+                " await app.commands.execute('docmanager:open', { path, factory: 'Notebook' }); }",
+                self.path.name,
+            )
+            self.page.wait_for_function(_READY, arg=self.path.name)
+        else:
+            self._go_to(f"lab/tree/{self.path.name}?reset")
+        self.wait_until_idle()
+
+    def reload(self) -> None:
+        """Load JupyterLab anew with the notebook; its kernel may be busy."""
+        self._go_to(f"lab/tree/{self.path.name}?reset")
 
     def open_in_notebook_7(self) -> None:
         """Open the notebook in Jupyter Notebook and wait for its kernel."""
-        self._go_to(f"notebooks/{self.path.name}", idle=True)
+        self._go_to(f"notebooks/{self.path.name}")
+        self.wait_until_idle()
 
-    def _go_to(self, place: str, *, idle: bool) -> None:
+    def _go_to(self, place: str) -> None:
         self.page.goto(f"{self._address}/{place}")
-        self.page.wait_for_function(_READY)
-        if idle:
-            self.wait_until_idle()
+        self.page.wait_for_function(_READY, arg=self.path.name)
         self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
     def close(self) -> None:
-        """End the kernel and close the page."""
+        """End the kernel and close the notebook, not the page."""
+        if self.page.locator("body[data-jp-theme-light='false']").count():
+            self.light()
         self.page.evaluate(
             "async () => { const panel = window.jupyterapp.shell.currentWidget;"
-            " await panel?.sessionContext?.shutdown(); }"
+            " await panel?.sessionContext?.shutdown(); panel?.dispose(); }"
         )
-        self.page.close()
+        for event, hear in self._hearing.items():
+            self.page.remove_listener(event, hear)
 
     def run(self, index: int) -> Locator:
         """Start a cell, counted from 0; returns it."""
@@ -140,11 +174,11 @@ class Notebook:
             self.complaints.append(f"{text} ({where})")
 
 
-def _document(cells: list[str]) -> dict[str, object]:
+def _document(cells: list[str], kernel: str) -> dict[str, object]:
     entries = [
         {"cell_type": "code", "id": f"c{i}", "execution_count": None, "metadata": {"tags": ["raises-exception"]},
          "outputs": [], "source": source}
         for i, source in enumerate(cells)
     ]  # fmt: skip
-    kernelspec = {"name": "openhcs", "display_name": "OpenHCS", "language": "python"}
+    kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
     return {"cells": entries, "metadata": {"kernelspec": kernelspec}, "nbformat": 4, "nbformat_minor": 5}

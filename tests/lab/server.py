@@ -38,6 +38,16 @@ class Lab(NamedTuple):
     """The folder of its notebooks."""
     home: Path
 
+    @property
+    def programs(self) -> Path:
+        """A folder whose programs the server finds before others."""
+        return self.home / "bin"
+
+    @property
+    def prefix(self) -> Path:
+        """Where its kernelspecs are."""
+        return self.home / "prefix"
+
 
 @contextmanager
 def serve(home: Path, overrides: Mapping[str, object] | None = None) -> Iterator[Lab]:
@@ -53,6 +63,7 @@ def serve(home: Path, overrides: Mapping[str, object] | None = None) -> Iterator
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {
+        "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
         "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from tests.lab.notebook import Notebook
+from tests.lab.test_plate_view import click_on
 
 RUN = """%%openhcs nuclei --workers 2
 def slowly(stack):
@@ -22,8 +23,7 @@ pipeline_steps = [
 
 
 def test_a_run_and_its_plate_show_in_notebook_7(open_notebook: Callable[..., Notebook]) -> None:
-    notebook = open_notebook([RUN, "plate_view(nuclei)"])
-    notebook.open_in_notebook_7()
+    notebook = open_notebook([RUN, "plate_view(nuclei)"], notebook_7=True)
     page = notebook.page
     assert page.locator("body[data-notebook='notebooks']").count() == 1
     cell = notebook.run(0)
@@ -34,8 +34,5 @@ def test_a_run_and_its_plate_show_in_notebook_7(open_notebook: Callable[..., Not
     cell.get_by_text(re.compile("nuclei done, 48 units")).first.wait_for()
     assert cell.locator("img[alt*='Plate map']").count() == 1
     view = notebook.run_to_end(1)
-    canvas = view.locator("canvas").first
-    canvas.wait_for()
-    canvas.click(position={"x": 20 + 2.5 * 30, "y": 18 + 1.5 * 30})
-    view.locator(".ohx-grid figure[data-number]").nth(1).wait_for()
+    click_on(view, 1, 2)
     notebook.screenshot("notebook-7")

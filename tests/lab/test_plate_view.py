@@ -23,7 +23,13 @@ def well(row: int, column: int) -> dict[str, float]:
     return {"x": LEFT + (column + 0.5) * CELL, "y": TOP + (row + 0.5) * CELL}
 
 
-def _pictures(cell: Locator, count: int) -> None:
+def click_on(cell: Locator, row: int, column: int) -> None:
+    """Click on a well of a map, and wait until its two pictures are drawn."""
+    cell.locator(".ohx-plate canvas").click(position=well(row, column))
+    pictures(cell, 2)
+
+
+def pictures(cell: Locator, count: int) -> None:
     """Wait until so many pictures are drawn."""
     cell.locator(".ohx-grid figure[data-number]").nth(count - 1).wait_for()
     assert cell.locator(".ohx-grid figure").count() == count
@@ -39,14 +45,15 @@ def test_a_click_on_a_well_shows_its_fields(open_notebook: Callable[..., Noteboo
     canvas.hover(position=well(1, 2))
     cell.locator(".ohx-tip").get_by_text("B03: median").wait_for()
     canvas.click(position=well(1, 2))
-    _pictures(cell, 2)
+    pictures(cell, 2)
     canvas.click(position=well(3, 5), modifiers=["Shift"])
-    _pictures(cell, 4)
+    pictures(cell, 4)
     assert "D06 field 1" in cell.inner_text()
     notebook.page.mouse.move(5, 5)
     notebook.screenshot("plate-view")
     notebook.dark()
     notebook.screenshot("plate-view-dark")
+    notebook.light()
     # With the keyboard: the cursor stands at D06; three wells of the row above are selected.
     canvas.focus()
     canvas.press("ArrowUp")
@@ -63,9 +70,8 @@ def test_two_runs_stand_beside_each_other(open_notebook: Callable[..., Notebook]
         notebook.run_to_end(index)
     cell = notebook.run_to_end(2)
     cell.locator(".ohx-plate canvas").nth(1).click(position=well(0, 0))
-    _pictures(cell, 4)
+    pictures(cell, 4)
     raw = notebook.run_to_end(3)
-    raw.locator(".ohx-plate canvas").click(position=well(0, 1))
-    _pictures(raw, 2)
+    click_on(raw, 0, 1)
     notebook.page.mouse.move(5, 5)
     notebook.screenshot("plate-view-two-runs")

@@ -81,7 +81,7 @@ def test_a_reload_in_mid_run_finds_the_run_again(open_notebook: Callable[..., No
     notebook = open_notebook([SLOW.format(pause=0.4)])
     notebook.run(0).locator(f"{_DISPLAY} .ohx-strip img").first.wait_for()
     notebook.save()
-    notebook.open(idle=False)
+    notebook.reload()
     again = notebook.cell(0).locator(_DISPLAY)
     again.locator(".ohx-strip img").first.wait_for()
     before = _share_done(notebook)

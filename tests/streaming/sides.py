@@ -90,12 +90,12 @@ def watch(source: Source, count: int) -> None:
             say(heard=line.strip(), planes=len(digests))
 
 
-def relay(port: str, host: str, target: str, delay_s: str) -> None:
-    """Pass a port on to another one, later: so long in each direction."""
-    asyncio.run(_relay(int(port), host, int(target), float(delay_s)))
+def relay(here: str, host: str, target: str, delay_s: str) -> None:
+    """Pass a port, or a Unix socket, on to a port of another machine, later: so long in each direction."""
+    asyncio.run(_relay(here, host, int(target), float(delay_s)))
 
 
-async def _relay(port: int, host: str, target: int, delay: float) -> None:
+async def _relay(here: str, host: str, target: int, delay: float) -> None:
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         held: deque[tuple[float, bytes]] = deque()
         news = asyncio.Event()
@@ -136,7 +136,10 @@ async def _relay(port: int, host: str, target: int, delay: float) -> None:
             return
         await asyncio.wait([asyncio.create_task(pass_on(reader, back)), asyncio.create_task(pass_on(there, writer))])
 
-    await asyncio.start_server(take, "127.0.0.1", port)
+    if "/" in here:
+        await asyncio.start_unix_server(take, here)
+    else:
+        await asyncio.start_server(take, "127.0.0.1", int(here))
     say(ready=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from openhcs_jupyter.engine import Run, load_run
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.synthetic import SyntheticPlate, write_plate
 from tests.engine.bench import until
+from tests.viewer.conductor import Conductor
 from tests.viewer.screen import OpenWindow, application, xvfb
 
 PIPELINE = """
@@ -57,33 +56,29 @@ def open_window(screen: str) -> Iterator[Callable[..., OpenWindow]]:
 
 
 class RunElsewhere:
-    """A run that ``openhcs-jupyter run`` conducts in a process of its own; each well waits for `release`."""
+    """A run that another process conducts, as ``openhcs-jupyter run`` does; each well waits for `release`."""
 
-    def __init__(self, folder: Path, repository: EmbeddedRepository, pipeline: str, *options: str) -> None:
+    def __init__(
+        self, conductor: Conductor, folder: Path, repository: EmbeddedRepository, pipeline: str, *options: str
+    ) -> None:
         self.repository = repository
         self.gates = folder / "gates"
         self.gates.mkdir(parents=True, exist_ok=True)
         script = folder / "pipeline.py"
         script.write_text(pipeline.format(gates=str(self.gates)))
         before = self._folders()
-        command = [sys.executable, "-m", "openhcs_jupyter.cli", "run", str(script), "nuclei", "--plate", "1"]
-        command += ["--repository", repository.uri, "--workers", "2", *options]
-        self.log = (folder / "run.log").open("w")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        self._conductor = conductor
+        place = ["--repository", repository.uri, "--workers", "2"]
+        conductor.begin("run", str(script), "nuclei", "--plate", "1", *place, *options)
         self.folder = until(lambda: next(iter(self._folders() - before), None), "the run's folder")
 
     def release(self, well: str = "all") -> None:
         (self.gates / well).touch()
 
-    def wait(self) -> Run:
-        assert self.process.wait(120) == 0, Path(self.log.name).read_text()
+    def wait(self, code: int = 0) -> Run:
+        """Wait until it has ended with an exit code."""
+        assert self._conductor.wait() == code
         return load_run(self.repository, self.folder.name)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
 
     def _folders(self) -> set[Path]:
         place = self.repository.runs_folder
@@ -97,8 +92,18 @@ def demo_plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plate(tmp_path_factory.mktemp("demo") / "plate", spec)
 
 
+@pytest.fixture(scope="session")
+def conductor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conductor]:
+    """A process that conducts runs."""
+    conductor = Conductor(tmp_path_factory.mktemp("conductor") / "log")
+    yield conductor
+    conductor.end()
+
+
 @pytest.fixture
-def run_elsewhere(tmp_path: Path, repository: EmbeddedRepository) -> Iterator[Callable[..., RunElsewhere]]:
+def run_elsewhere(
+    tmp_path: Path, repository: EmbeddedRepository, conductor: Conductor
+) -> Iterator[Callable[..., RunElsewhere]]:
     """Return a function that starts a run of a plate's folder in another process."""
     runs: list[RunElsewhere] = []
 
@@ -109,23 +114,20 @@ def run_elsewhere(tmp_path: Path, repository: EmbeddedRepository) -> Iterator[Ca
         for well in bad:
             (folder / "gates").mkdir(parents=True, exist_ok=True)
             (folder / "gates" / f"{well}.bad").touch()
-        runs.append(RunElsewhere(folder, repository, pipeline, *options))
+        runs.append(RunElsewhere(conductor, folder, repository, pipeline, *options))
         return runs[-1]
 
     yield start
-    for run in runs:
-        run.close()
+    if conductor.busy:
+        conductor.end()
 
 
 @pytest.fixture(scope="session")
-def finished(demo_plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def finished(demo_plate: Path, conductor: Conductor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run that has ended, of the synthetic plate."""
     folder = tmp_path_factory.mktemp("finished")
     with EmbeddedRepository(folder / "repository") as repository:
         repository.import_plate(demo_plate)
-        run = RunElsewhere(folder, repository, PIPELINE)
+        run = RunElsewhere(conductor, folder, repository, PIPELINE)
         run.release()
-        try:
-            yield run.wait()
-        finally:
-            run.close()
+        yield run.wait()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
 from openhcs_jupyter.engine import Run
 from openhcs_jupyter.streaming import RemoteSource
-from openhcs_jupyter.streaming.keys import ConnectionFile, read_private
+from openhcs_jupyter.streaming.keys import ConnectionFile, Endpoint, read_private
+from tests.streaming.heard import digest
+from tests.streaming.network import KERNEL_ADDRESS, can_make_networks, network
+from tests.streaming.test_network import DELAY_S, said
 from tests.viewer.screen import OpenWindow, application
 
 
@@ -75,6 +80,46 @@ def test_a_window_outlives_its_kernel_and_catches_up_with_the_next_one(
     window.until(lambda: shows("B03", 3), "a plane of the next kernel")
     assert window.panel.runs.count() == 1
     assert len(window.viewer.layers) == 6
+
+
+@pytest.mark.skipif(not can_make_networks(), reason="only root makes network namespaces, with ip and tc")
+def test_a_window_behind_a_slow_link_shows_every_plane_and_stays_usable(
+    finished: Run, tmp_path: Path, open_window: Callable[..., OpenWindow]
+) -> None:
+    with ExitStack() as opened:
+        cable = opened.enter_context(network())
+        cable.limit("100mbit")
+        folder = str(tmp_path / "kernel")
+        said(
+            opened.enter_context(cable.started("kernel", "kernel", folder, KERNEL_ADDRESS, str(finished.folder))),
+            "ready",
+        )
+        file = read_private(tmp_path / "kernel" / "connection.json", ConnectionFile)
+        addresses = []
+        # This process is on neither machine: it reaches the viewer's through sockets in the file system.
+        sockets = Path(opened.enter_context(TemporaryDirectory(prefix="link")))
+        for name, address in (("control", file.endpoints[1].control), ("news", file.endpoints[1].news)):
+            place = str(sockets / name)
+            words = ("relay", place, KERNEL_ADDRESS, address.rpartition(":")[2], DELAY_S)
+            said(opened.enter_context(cable.started("viewer", *words)), "ready")
+            addresses.append(f"ipc://{place}")
+        endpoint = Endpoint(control=addresses[0], news=addresses[1])
+        window = open_window(RemoteSource(endpoint, server_key=file.server_key, keys=file.viewer, mapping=False))
+        window.until(lambda: len(window.viewer.layers) == 6, "all layers")
+        window.session.go("B03", 4)
+        window.until(lambda: window.drawn("max_projection DAPI").any(), "the first image, if only coarse")
+        for well, field in (("B03", 4), ("A01", 1), ("A02", 3), ("B01", 2)):
+            window.session.go(well, field)
+            window.until_painted()
+            projection = finished.image("max_projection", well=well, field=field)[0, :, 0]
+            for plane, channel in zip(projection, ("DAPI", "GFP"), strict=True):
+                assert digest(window.drawn(f"max_projection {channel}")) == digest(plane)
+            labels = finished.labels("nuclei", well=well, field=field)[0, 0, 0]
+            np.testing.assert_array_equal(window.drawn("nuclei"), labels)
+        window.session.arrange("well")
+        window.until_painted()
+        window.keep_screenshot("slow-link")
+        window.close()
 
 
 @pytest.fixture

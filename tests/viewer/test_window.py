@@ -118,6 +118,7 @@ def test_a_failed_well_is_told_and_the_window_goes_to_one_that_is_there(
     # Nobody has moved the sliders.
     window.until(lambda: window.panel.place.text().startswith("A02"), "a well that is there")
     window.until(lambda: "failed" in window.panel.sentence.text(), "the failures to be counted")
+    run.wait(code=1)
     window.until_painted()
     assert not window.panel.reason.text()
     _click(window, "A01")
