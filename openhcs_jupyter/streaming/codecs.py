@@ -80,6 +80,7 @@ def dtype_name(dtype: np.dtype[np.generic]) -> str:
     return dtype.name
 
 
+@lru_cache(maxsize=64)
 def plane_dtype(name: str) -> np.dtype[np.generic]:
     """Return a plane's dtype by its name on the wire.
 

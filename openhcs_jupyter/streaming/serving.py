@@ -254,11 +254,16 @@ class PixelServer:
             if viewer.preparing + ahead >= _AT_HAND:
                 return
             heapq.heappop(viewer.waiting)
-            viewer.preparing += 1
-            prepare = self._preparer(viewer, work)
             if self._is_ready_made(viewer, work):
-                self._take_prepared(peer, viewer, work, _done(prepare))
+                try:
+                    payload = self._payload(work, viewer.rate, viewer.near)
+                except Exception as error:  # noqa: BLE001 - told to the viewer, as if another thread had done it
+                    self._fail(peer, viewer, work, error)
+                else:
+                    self._keep(viewer, work, payload)
             else:
+                viewer.preparing += 1
+                prepare = self._preparer(viewer, work)
                 self._fetchers.submit(prepare, urgency).add_done_callback(self._noted(peer, viewer, work))
 
     def _is_ready_made(self, viewer: _Viewer, work: _Work) -> bool:
@@ -285,12 +290,18 @@ class PixelServer:
             return
         error = future.exception()
         if error is not None:
-            viewer.wants.pop(work.want.id, None)
-            if self._viewers.get(peer) is viewer:
-                told = str(error) if isinstance(error, StreamError) else f"{type(error).__name__}: {error}"
-                self._refuse(peer, viewer, work.want.id, told)
-            return
-        payload = future.result()
+            self._fail(peer, viewer, work, error)
+        else:
+            self._keep(viewer, work, future.result())
+
+    def _fail(self, peer: Peer, viewer: _Viewer, work: _Work, error: BaseException) -> None:
+        viewer.wants.pop(work.want.id, None)
+        if self._viewers.get(peer) is viewer:
+            told = str(error) if isinstance(error, StreamError) else f"{type(error).__name__}: {error}"
+            self._refuse(peer, viewer, work.want.id, told)
+
+    def _keep(self, viewer: _Viewer, work: _Work, payload: _Payload) -> None:
+        """Keep a payload until it may be sent, and come back to a plane of which it is a part only."""
         heapq.heappush(viewer.prepared, (work.urgency, next(self._numbers), work, payload))
         if not payload.last:
             heapq.heappush(viewer.waiting, (work.urgency, next(self._numbers), work))
@@ -332,15 +343,6 @@ class PixelServer:
 
     def _say(self, peer: Peer, message: Message) -> None:
         self._send(peer, (encode(message),))
-
-
-def _done(work: Callable[[], _Payload]) -> Future[_Payload]:
-    future: Future[_Payload] = Future()
-    try:
-        future.set_result(work())
-    except Exception as error:  # noqa: BLE001 - told to the viewer, as if another thread had done it
-        future.set_exception(error)
-    return future
 
 
 def _file(path: Path) -> Any:

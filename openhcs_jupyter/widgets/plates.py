@@ -86,7 +86,14 @@ def _card(plate: PlateSummary) -> dict[str, Any]:
         "fields": plate.fields,
         "channels": channels,
         "format": plate.format,
-        "size": f"{plate.bytes / 1e9:.3g} GB" if plate.bytes >= 1e9 else f"{plate.bytes / 1e6:.3g} MB",
+        "size": _size(plate.bytes),
         "day": plate.imported[:10],
         "problems": problems,
     }
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

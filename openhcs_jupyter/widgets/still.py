@@ -76,6 +76,7 @@ def value_text(rows: int, columns: int, values: Sequence[float], low: float, hig
             share = 0 if math.isnan(value) else min(max((value - low) / span, 0), 1)
             marks.append("\u00b7" if math.isnan(value) else shades[min(int(4 * share), 3)])
         lines.append(f"{well_name(row, 0)[:-2]:<3}{''.join(marks)}")
+    lines.append(f"   {shades[0]} low, {shades[-1]} high, \u00b7 no value")
     return "\n".join(lines)
 
 

@@ -84,9 +84,10 @@ class Workbench:
     def _layout(self) -> Any:
         place = w.HBox([self._well, self._field])
         preview = w.VBox([self._images, self._note, self._tables])
+        row = w.Layout(flex_flow="row wrap", grid_gap="16px")
         if not self._state.builds:
-            side = w.VBox([place, self._steps, self._params, self._doc, self._code], layout=w.Layout(width="440px"))
-            return w.HBox([side, preview], layout=w.Layout(flex_flow="row wrap", grid_gap="16px"))
+            side = w.VBox([place, self._steps, self._params, self._doc], layout=w.Layout(width="440px"))
+            return w.VBox([w.HBox([side, preview], layout=row), self._code])
         self._functions = w.Combobox(
             options=self._offered(),
             placeholder="a function to add",
@@ -109,8 +110,8 @@ class Workbench:
             [w.HBox([self._functions, add]), self._steps, w.HBox(buttons), place, self._params, self._doc],
             layout=w.Layout(width="400px"),
         )
-        row = w.Layout(flex_flow="row wrap", grid_gap="16px")
-        return w.VBox([w.HBox([side, w.VBox([self._code, preview])], layout=row)])
+        wide = w.Layout(flex="1 1 480px", min_width="0")
+        return w.HBox([side, w.VBox([self._code, preview], layout=wide)], layout=row)
 
     def _offered(self) -> list[str]:
         own = [
@@ -320,7 +321,9 @@ class Workbench:
         self._note.value = f"{name} took {1000 * shown.seconds:.0f} ms{again}."
         self._tables.value = "".join(
             f"<div>{html.escape(label)}: {len(table):,} rows</div>"
-            + table.head(_ROWS).to_html(border=0, index=False, max_cols=9, float_format="{:.5g}".format)
+            + table.head(_ROWS).to_html(
+                border=0, index=False, max_cols=9, classes="ohx-table", float_format="{:.5g}".format
+            )
             for label, table in shown.tables.items()
         )
         self._tiles.show(
