@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import selectors
 import signal
@@ -167,8 +168,15 @@ def _conducts() -> bool:
 
 def _end(kernel: Any) -> None:
     """End the kernel as a shutdown does; one that does not end is killed."""
+    atexit.register(_dismiss)
     loop = kernel.io_loop
     loop.add_callback(loop.stop)
     killer = threading.Timer(_ENDS_S, os.kill, (os.getpid(), signal.SIGKILL))
     killer.daemon = True
     killer.start()
+
+
+def _dismiss() -> None:
+    """Tell the keeper that no other kernel follows; there is no laptop that would say so."""
+    if os.environ.get(KEEPER) == str(os.getppid()):
+        os.kill(os.getppid(), signal.SIGTERM)

@@ -85,6 +85,9 @@ async def _with_jupyterlabs_manager(made: Lab) -> None:
         kernel.add_restart_callback(revived.set, "restart")
         psutil.Process(int(second)).kill()
         await asyncio.wait_for(revived.wait(), 30)
+        async with asyncio.timeout(30):  # that is said before the next kernel is there
+            while not await kernel.is_alive():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
         assert await _execute(kernel, "import os; print(os.getpid())") not in (first, second)
         # A Jupyter that waits for the network would wait with all of its kernels.
         made.stop()

@@ -45,14 +45,11 @@ def start_xvfb(*, lasting: bool = False) -> Iterator[dict[str, str]]:
 
 def grab(screen: dict[str, str], path: Path) -> np.ndarray:
     """Keep a picture of a whole screen, whichever process draws on it; returns its pixels, ``(Y, X, 3)``."""
-    import cv2
+    from PIL import ImageGrab
 
-    program = (
-        "import sys; from qtpy.QtWidgets import QApplication; app = QApplication([]); "
-        "assert app.primaryScreen().grabWindow(0).save(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", program, str(path)], env=os.environ | screen, check=True, timeout=60)
-    return cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture = ImageGrab.grab(xdisplay=screen["DISPLAY"])
+    picture.save(path)
+    return np.asarray(picture.convert("RGB"))
 
 
 @contextmanager
