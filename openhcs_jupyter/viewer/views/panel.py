@@ -138,7 +138,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def show_link(self, link: Link, detail: str) -> None:
         """Say how the viewer stands to where the runs are."""
         colour, text = _LINKS[link]
-        said = escape(f"{text}: {detail}" if detail else text)
+        said = escape(f"{text}: {detail}" if detail else text, quote=False)
         self._link.setText(f'<span style="color:{colour}">●</span> {said}')
         self._open.setVisible(False)
 

@@ -76,7 +76,7 @@ class PlateMap(QWidget):  # type: ignore[misc]
     def tip_of(self, well: str) -> str:
         """Say how far a well is, and why it failed, as HTML: what the run says is text and nothing else."""
         look = self._wells[parse_well(well)]
-        why = f"<br>{escape(look.reason)}" if look.reason else ""
+        why = f"<br>{escape(look.reason, quote=False)}" if look.reason else ""
         return f"<qt>{escape(look.text)}{why}</qt>"
 
     def hasHeightForWidth(self) -> bool:
