@@ -130,6 +130,11 @@ class _Filled(PixelSource):
         blank.flags.writeable = False
         return blank
 
+    def read(self, t: int, c: int, slices: Sequence[int]) -> NDArray[np.generic]:
+        if all(self._files.has(t, c, z) for z in slices):
+            return self._files.read(t, c, slices)
+        return super().read(t, c, slices)
+
     def verify(self) -> None:
         self._files.verify()
 
