@@ -92,6 +92,9 @@ class Lab:
         names = tuple(well_name(0, number) for number in range(wells))
         twice = tuple(well_name(0, number) for number in range(2 * wells))  # with four fields each, as the demo's plate
         self.read, _ = sample.plate("read", wells=names, fields=2, z=SLICES, size=(SIZE, SIZE))
+        self.tiff, self.tiff_made = sample.plate(
+            "tiff", wells=names, fields=2, z=SLICES, size=(SIZE, SIZE), imported=True
+        )
         self.run, made = sample.plate(
             "run", wells=twice, fields=4, z=SLICES, size=(540, 540), imported=True, write=write_cells
         )
@@ -164,6 +167,7 @@ def reading(lab: Lab, folder: Path, repeats: int) -> dict[str, float]:
             },
             3 * repeats,
         )
+        tiff = _imported(lab, broker, 3 * repeats)
         some = images[:4]
         slow = interleaved(
             {
@@ -177,14 +181,46 @@ def reading(lab: Lab, folder: Path, repeats: int) -> dict[str, float]:
     gateway.close()
     size = 2 * SLICES * SIZE * SIZE * 2 / 1e6
     _tell("read, MB/s", {name: [size * len(images) / one for one in each] for name, each in fast.items()})
+    _tell("read imported TIFF, MB/s", {name: [size * len(images) / one for one in each] for name, each in tiff.items()})
     _tell("read, MB/s", {name: [size * len(some) / one for one in each] for name, each in slow.items()})
     return {
         "direct_vs_memmap": median_ratio(fast["memmap"], fast["direct"]),
         "broker_vs_memmap": median_ratio(fast["memmap"], fast["broker"]),
+        "broker_tiff_vs_memmap": median_ratio(tiff["memmap"], tiff["broker"]),
         "vs_get_plane": median_ratio(slow["getPlane"], slow["direct"]),
         "vs_rps_ssl": median_ratio(slow["bare RawPixelsStore"], slow["direct"]),
         "rps_vs_bare": median_ratio(slow["bare RawPixelsStore"], slow["ours, through the server"]),
     }
+
+
+def _imported(lab: Lab, broker: OmeroRepository, repeats: int) -> dict[str, list[float]]:
+    """Read the planes of imported TIFF files through the broker, and by maps of the same files; both are copied."""
+    import tifffile
+
+    started = time.perf_counter()
+    plate = broker.plate(lab.tiff)
+    between = time.perf_counter()
+    broker.plate(lab.tiff)
+    print(f"load an imported plate, s: {between - started:.2f}, and again {time.perf_counter() - between:.2f}")
+    made = lab.tiff_made
+    places = [(well.name, field) for well, field in plate.fields()]
+    images = [field.images[0] for _, field in places]
+    assert "through the broker" in broker.told_of(images)[0], broker.told_of(images)
+    files = [made.file(well, field.number, c, z) for well, field in places for c, z in np.ndindex(2, SLICES)]
+    with tifffile.TiffFile(files[0]) as one:
+        offset = one.pages.first.dataoffsets[0]
+
+    def memmap() -> None:
+        for file in files:
+            np.memmap(file, "<u2", "r", offset=offset, shape=(SIZE, SIZE)).copy()
+
+    def by_broker() -> None:
+        for image in images:
+            with broker.open(image) as pixels:
+                for c, z in np.ndindex(2, SLICES):
+                    pixels.plane(0, c, z).copy()
+
+    return interleaved({"memmap": memmap, "broker": by_broker}, repeats)
 
 
 def listing(lab: Lab, repeats: int) -> dict[str, float]:
