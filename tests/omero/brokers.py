@@ -60,10 +60,11 @@ class BrokerProcess:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            with self._said:
-                self._lines.append(line.rstrip())
-                self._said.notify_all()
+        with process.stderr as lines:
+            for line in lines:
+                with self._said:
+                    self._lines.append(line.rstrip())
+                    self._said.notify_all()
 
     def __enter__(self) -> Self:
         self.start()

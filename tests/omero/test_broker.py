@@ -79,7 +79,7 @@ class TestReading:
     def test_descriptors_can_only_be_read(self, lab: Lab, ada: OmeroRepository, broker: BrokerProcess) -> None:
         _, _, image = first_image(ada, lab.made_by_client[0])
         with client(broker, ada) as asks:
-            descriptor = asks.open(image.id)
+            (descriptor,) = asks.open(image.id)
         try:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.write(descriptor, b"x")
@@ -94,14 +94,14 @@ class TestReading:
         managed = lab.sample.repository.managed
         files = [made.file(well, field, c, z) for c, z in ((1, 2), (0, 0), (1, 0))]
         with client(broker, ada) as asks:
-            descriptors = asks.open_files(image.id, [str(file.relative_to(managed)) for file in files])
+            descriptors = asks.open(image.id, [str(file.relative_to(managed)) for file in files])
             assert [os.fstat(one).st_ino for one in descriptors] == [file.stat().st_ino for file in files]
             for one in descriptors:
                 os.close(one)
             known = str(files[0].relative_to(managed))
             for other in (f"../{known}", "../../Pixels/1", f"{known}/../{files[1].name}", known.replace("/", "//")):
                 with pytest.raises(BrokerError, match="not imported from a file of that name"):
-                    asks.open_files(image.id, [known, other])
+                    asks.open(image.id, [known, other])
 
     def test_imported_files_are_mapped_and_omero_is_asked_for_none(
         self, lab: Lab, ada: OmeroRepository, broker: BrokerProcess
@@ -340,7 +340,7 @@ class TestHostile:
             with Talk(broker) as talk:
                 talk.socket.send(encode(Open(session=ada.connection.key, image=image.id)))
         with client(broker, ada) as asks:
-            os.close(asks.open(image.id))
+            os.close(*asks.open(image.id))
 
     @given(
         number=st.integers(1, 2**63 - 1), file=st.text(min_size=1, max_size=50).filter(lambda text: "\0" not in text)

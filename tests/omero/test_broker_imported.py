@@ -265,4 +265,4 @@ class TestTrust:
             client(strict, ada) as asks,
             pytest.raises(BrokerError, match="images of plates were imported from the same files"),
         ):
-            asks.open_files(lab.loose, [file])
+            asks.open(lab.loose, [file])

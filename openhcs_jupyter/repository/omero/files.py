@@ -112,7 +112,7 @@ class Files(NamedTuple):
 
     def _by_broker(self, fields: Sequence[FieldRow], broker: BrokerClient) -> Mapping[int, Registered]:
         number, rows = self._fileset(fields)
-        hand = partial(broker.open_files, fields[0].image)
+        hand = partial(broker.open, fields[0].image)
         folder = (self.registered.folder.parent / "mirrors" / str(number)).resolve()
         above = str(mirror.top_of(rows).parent)
         while True:

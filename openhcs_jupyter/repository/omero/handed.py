@@ -15,7 +15,14 @@ from openhcs_jupyter.repository.omero.mirror import Hand, forget
 if TYPE_CHECKING:
     from openhcs_jupyter.repository.embedded.pixels import PlaneTable
 
-_AT_ONCE = 32
+AT_ONCE = 32
+"""Files that are open at once."""
+
+
+def names_of(root: str, table: PlaneTable, mirror: Path, above: str) -> list[str]:
+    """Return what OMERO calls the files of an image; parameters as of `HandedPixels`."""
+    folder = PurePosixPath(above, Path(root).relative_to(mirror))
+    return [str(folder / file.path) for file in table.files]
 
 
 class HandedPixels(FilePixels):
@@ -44,7 +51,7 @@ class HandedPixels(FilePixels):
         above: str,
         hand: Hand,
     ) -> None:
-        self._folder = PurePosixPath(above, Path(root).relative_to(mirror))
+        self._names = names_of(root, table, mirror, above)
         self._hand = hand
         self._mirror = mirror
         self._lock = threading.Lock()
@@ -70,9 +77,9 @@ class HandedPixels(FilePixels):
         with self._lock:
             if number not in self._held:
                 self._drop()
-                wanted = range(number, min(number + _AT_ONCE, len(self._files)))
-                paths = [str(self._folder / self._files[one].path) for one in wanted]
-                self._held = dict(zip(wanted, self._hand(paths), strict=True))
+                first = number if len(self._files) > AT_ONCE else 0
+                wanted = range(first, min(first + AT_ONCE, len(self._files)))
+                self._held = dict(zip(wanted, self._hand([self._names[one] for one in wanted]), strict=True))
             self._used.add(number)
             descriptor = os.dup(self._held[number])
         try:

@@ -108,12 +108,20 @@ def open_registered(
     own = msgspec.structs.replace(image, id=registered.id, version=registered.version)
     if not registered.mirror:
         return _Filled(repository.open(own), image.layout)
-    if hand is None:
-        raise RepositoryError(f"Image {image.id}: omero_broker is not set any more.", "Load its plate again.")
+    assert hand is not None
     from openhcs_jupyter.repository.omero.handed import HandedPixels
 
     handed = HandedPixels(*repository.found(own), Path(registered.mirror), registered.above, hand)
     return _Filled(handed, image.layout)
+
+
+def names_of(repository: EmbeddedRepository, image: Image, registered: Registered) -> list[str]:
+    """Return what OMERO calls the files of an image that are opened at first, where the broker opens them."""
+    from openhcs_jupyter.repository.omero import handed
+
+    own = msgspec.structs.replace(image, id=registered.id, version=registered.version)
+    root, _, table, *_ = repository.found(own)
+    return handed.names_of(root, table, Path(registered.mirror), registered.above)[: handed.AT_ONCE]
 
 
 class _Filled(PixelSource):

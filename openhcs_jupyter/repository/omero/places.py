@@ -109,8 +109,12 @@ class Places:
 
     @property
     def of_broker(self) -> list[int]:
-        """Ids of the images whose files in OMERO's own layout the broker opens, in their plates' order."""
-        return [image for image, place in self._of_image.items() if place.broker and place.registered is None]
+        """Ids of the images whose files the broker opens, in their plates' order."""
+        return [image for image, place in self._of_image.items() if place.broker]
+
+    def known(self, image: int) -> Place:
+        """Return the place of an image that `of_broker` named."""
+        return self._of_image[image]
 
     def _take(self, plate: int, kept: _Kept) -> None:
         self._plates[plate] = kept

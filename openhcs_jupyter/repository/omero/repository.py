@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from openhcs_jupyter.repository.omero.broker.order import Order
 from openhcs_jupyter.repository.omero.files import Files
 from openhcs_jupyter.repository.omero.finding import Wanted, find
 from openhcs_jupyter.repository.omero.groups import find_group, list_groups
-from openhcs_jupyter.repository.omero.imported import open_registered
+from openhcs_jupyter.repository.omero.imported import names_of, open_registered
 from openhcs_jupyter.repository.omero.keys import given_key, saved_session
+from openhcs_jupyter.repository.omero.mirror import Hand
 from openhcs_jupyter.repository.omero.places import Place, Places
 from openhcs_jupyter.repository.omero.plates import Loaded, load_plate, part_of
 from openhcs_jupyter.repository.omero.queries import FieldRow, ask
@@ -159,15 +159,12 @@ class OmeroRepository(Repository):
         """Open an image: its file where that may be read, else its planes through the server."""
         place = self._places.of_image(image)
         if place.registered is not None:
-            hand = partial(self._broker.open_files, image.id) if self._broker is not None else None
-            return open_registered(self._files, image, place.registered, hand)
+            return open_registered(self._files, image, place.registered, self._hand(image) if place.broker else None)
         if place.zarr:
             return ZarrPixels(Path(place.zarr), image.layout, place.name)
         if place.broker:
-            if self._broker is None:
-                raise RepositoryError(f"{place.name}: omero_broker is not set any more.", "Load its plate again.")
-            likely = self._order.after(image.id, lambda: self._places.of_broker)
-            return self._mapped(self._broker.open(image.id, self._order.following, likely), image, place)
+            (descriptor,) = self._hand(image)(())
+            return self._mapped(descriptor, image, place)
         if place.file:
             try:
                 descriptor = os.open(place.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -249,6 +246,19 @@ class OmeroRepository(Repository):
             if key := given_key() or (saved.key if saved else None):
                 return key
         return self.connection.key
+
+    def _hand(self, image: Image) -> Hand:
+        """Return what has the broker open files of an image, and meanwhile those of the one that likely follows."""
+        broker = self._broker
+        if broker is None:
+            name = self._places.of_image(image).name
+            raise RepositoryError(f"{name}: omero_broker is not set any more.", "Load its plate again.")
+        likely = self._order.after(image.id, lambda: self._places.of_broker)
+        then: tuple[int, list[str]] | None = None
+        if likely is not None:
+            registered = self._places.known(likely).registered
+            then = likely, names_of(self._files, image, registered) if registered is not None else []
+        return lambda files: broker.open(image.id, files, self._order.following, then)
 
     def _mapped(self, descriptor: int, image: Image, place: Place) -> PixelSource:
         try:

@@ -35,7 +35,7 @@ _PATIENCE_S = 10.0
 """A broker that is started again is waited for so long."""
 _ANSWER_S = 60.0
 _MOST_WAIT_S = 60.0
-_NAMES_BYTES = MOST_BYTES - 1024
+_NAMES_BYTES = MOST_BYTES - 8192
 _TOLD_S = 30.0
 """How long the broker surely knows what it was told of."""
 
@@ -63,73 +63,59 @@ class BrokerClient:
         self._patience_s = patience_s
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
-        self._begun: int | None = None
-        """The image that was asked for ahead, and is answered next."""
+        self._begun: tuple[int, tuple[str, ...]] | None = None
+        """The image and files that were asked for ahead, and are answered next."""
         self._told: frozenset[int] = frozenset()
         self._told_until = 0.0
 
-    def open(self, image: int, ahead: Callable[[], Sequence[int]] = tuple, then: int | None = None) -> int:
-        """Open an image's file in OMERO's own layout for reading.
-
-        Parameters
-        ----------
-        image
-            Its id.
-        ahead
-            Names images that will be opened soon, so that the broker asks OMERO for all of them at once; called where
-            the broker was not told of `image`.
-        then
-            The image that is likely opened next: its file is asked for while this one is read.
-
-        Returns
-        -------
-        int
-            A descriptor that can only be read; the caller closes it.
-
-        Raises
-        ------
-        BrokerError
-            If it is refused, or the broker is gone.
-        """
-        soon: tuple[int, ...] = ()
-        if image not in self._told or time.monotonic() > self._told_until:
-            soon = tuple(ahead()[:MOST_IMAGES])
-            self._told, self._told_until = frozenset((image, *soon)), time.monotonic() + _TOLD_S
-        with self._lock:
-            descriptor = self._answered(image)
-            if descriptor is None:
-                (descriptor,) = self._opened(Open(session=self._session(), image=image, ahead=soon))
-            if then is not None and then in self._told and not soon:
-                self._begin(then)
-        return descriptor
-
-    def open_files(self, image: int, files: Sequence[str]) -> list[int]:
-        """Open some of the files that an image was imported from for reading.
+    def open(
+        self,
+        image: int,
+        files: Sequence[str] = (),
+        ahead: Callable[[], Sequence[int]] = tuple,
+        then: tuple[int, Sequence[str]] | None = None,
+    ) -> list[int]:
+        """Open files of an image for reading.
 
         Parameters
         ----------
         image
             Its id.
         files
-            As OMERO names them: path and name below its managed repository.
+            Some of those that it was imported from, as OMERO names them: path and name below its managed repository;
+            none is the file in OMERO's own layout.
+        ahead
+            Names images that will be opened soon, so that the broker asks OMERO for all of them at once; called where
+            the broker was not told of `image`.
+        then
+            The image that is likely opened next, and its files: they are asked for while these are read.
 
         Returns
         -------
         list of int
-            Descriptors that can only be read, in their order; the caller closes them.
+            Descriptors that can only be read, in the order of the files; the caller closes them.
 
         Raises
         ------
         BrokerError
             If one of them is refused, or the broker is gone.
         """
+        soon: tuple[int, ...] = ()
+        if image not in self._told or time.monotonic() > self._told_until:
+            soon = tuple(ahead()[:MOST_IMAGES])
+            self._told, self._told_until = frozenset((image, *soon)), time.monotonic() + _TOLD_S
         descriptors: list[int] = []
-        try:
-            for some in _messages(files):
-                descriptors += self._opened(Open(session=self._session(), image=image, files=some))
-        except BaseException:
-            _close(descriptors)
-            raise
+        with self._lock:
+            try:
+                for some in _messages(files):
+                    descriptors += self._answered((image, some)) or self._opened(
+                        Open(session=self._session(), image=image, files=some, ahead=soon)
+                    )
+            except BaseException:
+                _close(descriptors)
+                raise
+            if then is not None and then[0] in self._told and not soon:
+                self._begin(then[0], next(_messages(then[1])))
         return descriptors
 
     def check(self, images: Iterable[int], patience_s: float | None = None) -> dict[int, str]:
@@ -198,30 +184,30 @@ class BrokerClient:
                 raise BrokerError(f"The broker at {self._path} refuses: {reply.why}", _HINTS.get(reply.code))
             time.sleep(reply.retry_after_s)
 
-    def _begin(self, image: int) -> None:
-        """Ask for an image's file; the answer is read later."""
-        if self._socket is not None:
+    def _begin(self, image: int, files: tuple[str, ...]) -> None:
+        """Ask for an image's files; the answer is read later."""
+        if self._socket is not None and self._begun is None:
             with suppress(OSError):
-                self._socket.send(protocol.encode(Open(session=self._session(), image=image)))
-                self._begun = image
+                self._socket.send(protocol.encode(Open(session=self._session(), image=image, files=files)))
+                self._begun = (image, files)
 
-    def _answered(self, image: int | None = None) -> int | None:
-        """Read the answer to what was asked ahead; None if it was something else, or was refused."""
+    def _answered(self, asked: tuple[int, tuple[str, ...]] | None = None) -> list[int]:
+        """Read the answer to what was asked ahead; nothing if it was something else, or was refused."""
         begun, self._begun = self._begun, None
         if begun is None or self._socket is None:
-            return None
+            return []
         try:
             answer, descriptors, _, _ = socket.recv_fds(self._socket, MOST_BYTES, MOST_FILES)
         except OSError:
             answer, descriptors = b"", []
         if not answer:
             self._leave()  # it has ended: whoever asks next joins it again
-            return None
+            return []
         reply = self._read(answer, descriptors)
-        if begun == image and isinstance(reply, Granted) and len(descriptors) == 1:
-            return descriptors[0]
+        if begun == asked and isinstance(reply, Granted) and len(descriptors) == max(1, len(begun[1])):
+            return list(descriptors)
         _close(descriptors)
-        return None
+        return []
 
     def _exchange(self, data: bytes, patience_s: float) -> tuple[Reply, list[int]]:
         """Send a message and receive its answer; once more where the broker was started again meanwhile."""
@@ -283,7 +269,7 @@ class BrokerClient:
 
 
 def _messages(files: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Divide names so that those of a message fit into it."""
+    """Divide names so that those of a message fit into it; there is one message at least."""
     some: list[str] = []
     size = 0
     for file in files:
@@ -293,7 +279,7 @@ def _messages(files: Sequence[str]) -> Iterator[tuple[str, ...]]:
             some, size = [], 0
         some.append(file)
         size += length
-    if some:
+    if some or not files:
         yield tuple(some)
 
 
