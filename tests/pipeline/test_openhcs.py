@@ -2,99 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from enum import Enum
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openhcs_jupyter.compiler import Selection
 from openhcs_jupyter.door import Source, define_steps, plan_run, viewers_of
 from openhcs_jupyter.errors import CompileError, UsageError
 from openhcs_jupyter.functions import composite, gaussian_blur, max_projection, top_hat
 from openhcs_jupyter.magics.names import standard_names
 from openhcs_jupyter.magics.options import parse_cell
-from openhcs_jupyter.model import Channel, Field, Image, Layout, Plate, Well
 from openhcs_jupyter.pipeline import FunctionStep, ImageOutput, Labels, Step, Table, ViewRequest, adapt, function_step
 from openhcs_jupyter.pipeline.chains import chains_of
 from openhcs_jupyter.pipeline.fingerprint import fingerprint
-from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from tests.engine.bench import Bench
-from tests.plates import MadePlate
-
-CHECKOUT = Path(__file__).parents[2]
-Z = ["z_index"]
-
-
-class VariableComponents(Enum):
-    """As OpenHCS has them."""
-
-    SITE = "site"
-    CHANNEL = "channel"
-    Z_INDEX = "z_index"
-    TIMEPOINT = "timepoint"
-
-
-class GroupBy(Enum):
-    CHANNEL = "channel"
-    SITE = "site"
-    NONE = None
-
-
-def _plate(*channels: str, rows: int = 2, columns: int = 3) -> Plate:
-    layout = Layout(size_t=1, size_c=2, size_z=3, size_y=8, size_x=8, dtype="uint16")
-    field = Field(id=1, number=1, images=(Image(id=1, kind="stack", layout=layout, version="1"),))
-    wells = [(row, column) for row in range(rows) for column in range(columns)]
-    return Plate(
-        id=1,
-        name="plate",
-        repository="nowhere",
-        rows=8,
-        columns=12,
-        channels=tuple(Channel(name=name) for name in channels or ("DAPI", "GFP")),
-        wells=tuple(
-            Well(id=number, row=row, column=column, fields=(field,)) for number, (row, column) in enumerate(wells)
-        ),
-    )
-
-
-PLATE = _plate()
-
-
-def _of_openhcs(function: Callable[..., Any], contract: str = "FLEXIBLE", **marks: Any) -> Callable[..., Any]:
-    """Mark a function as OpenHCS's decorators do."""
-    function.input_memory_type = function.output_memory_type = "numpy"
-    function.__openhcs_declared_processing_contract__ = contract
-    for name, value in marks.items():
-        setattr(function, f"__{name}__", value)
-    return function
-
-
-def _spec(name: str, kind: str, parameter: str | None = None, *writers: object) -> SimpleNamespace:
-    return SimpleNamespace(
-        name=name,
-        artifact_type=SimpleNamespace(value=kind),
-        parameter_name=parameter,
-        materialization=SimpleNamespace(outputs=writers) if writers else None,
-    )
-
-
-def _problem(*steps: Any, plate: Plate = PLATE) -> str:
-    with pytest.raises(CompileError) as caught:
-        adapt(steps, plate, "Cell In[1]")
-    return str(caught.value)
-
+from tests.pipeline.openhcs_words import (
+    PLATE,
+    GroupBy,
+    VariableComponents,
+    Z,
+    of_openhcs,
+    problem,
+    spec,
+)
 
 # What a step says.
 
@@ -201,7 +133,7 @@ def test_a_streaming_configuration_is_view_and_may_name_a_viewer_elsewhere(bench
 @pytest.mark.parametrize("wrong", [{"port": 0}, {"port": 70000}, {"port": "5555"}, {"host": " "}, {"host": 7}])
 def test_a_viewer_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     config = SimpleNamespace(enabled=True, **wrong)
-    assert "napari_streaming_config is no" in _problem(FunctionStep(gaussian_blur, napari_streaming_config=config))
+    assert "napari_streaming_config is no" in problem(FunctionStep(gaussian_blur, napari_streaming_config=config))
 
 
 def test_a_stream_to_fiji_is_left_out_and_that_is_told() -> None:
@@ -276,10 +208,10 @@ def test_any_other_filter_is_wells_of_the_plate_or_a_problem(said: Any) -> None:
 
 
 def test_a_filter_of_one_step_only_is_refused() -> None:
-    text = _problem(FunctionStep(gaussian_blur, name="a", well_filter="A01"), FunctionStep(top_hat, name="b"))
+    text = problem(FunctionStep(gaussian_blur, name="a", well_filter="A01"), FunctionStep(top_hat, name="b"))
     assert "a: it takes A01, and 'b' takes all wells; a run takes the same wells in all of its steps" in text
     assert "choose with --wells" in text
-    assert "that are no FunctionStep take all" in _problem(FunctionStep(top_hat, well_filter="A01"), Step(composite))
+    assert "that are no FunctionStep take all" in problem(FunctionStep(top_hat, well_filter="A01"), Step(composite))
 
 
 # Errors.
@@ -304,27 +236,27 @@ def test_a_filter_of_one_step_only_is_refused() -> None:
     ],
 )
 def test_what_cannot_be_done_names_the_step_and_says_what_to_write(step: Any, message: str, hint: str) -> None:
-    text = _problem(step)
+    text = problem(step)
     assert message in text
     assert hint in text
     assert f"line {step.line}: {step.name}: " in text
 
 
 def test_all_problems_are_told_at_once() -> None:
-    text = _problem(FunctionStep({"9": top_hat}), FunctionStep(top_hat, variable_components=["well"]))
+    text = problem(FunctionStep({"9": top_hat}), FunctionStep(top_hat, variable_components=["well"]))
     assert text.startswith("2 problems in Cell In[1]")
 
 
 def test_the_pipeline_s_start_can_only_be_the_first_step_s_source() -> None:
     first = FunctionStep(top_hat, input_source="PIPELINE_START")
     assert len(adapt([first], PLATE).steps) == 1
-    assert "as they were at the start of the pipeline" in _problem(FunctionStep(gaussian_blur), first)
+    assert "as they were at the start of the pipeline" in problem(FunctionStep(gaussian_blur), first)
 
 
 def test_functions_of_other_memory_are_refused() -> None:
-    function = _of_openhcs(lambda stack: stack)
+    function = of_openhcs(lambda stack: stack)
     function.input_memory_type = "cupy"  # type: ignore[attr-defined]
-    assert "computes with cupy; this version runs functions of NumPy" in _problem(FunctionStep(function, name="gpu"))
+    assert "computes with cupy; this version runs functions of NumPy" in problem(FunctionStep(function, name="gpu"))
 
 
 def test_arguments_are_said_once_and_known() -> None:
@@ -347,14 +279,14 @@ class ROIOptions: ...
 
 def test_declared_outputs_are_tables_labels_and_images_by_their_type() -> None:
     specs = (
-        _spec("counts", "measurements"),
-        _spec("cells", "object_labels"),
-        _spec("corrected", "image"),
-        _spec("masks", "special", None, ROIOptions()),
-        _spec("rows", "special", None, CsvOptions()),
+        spec("counts", "measurements"),
+        spec("cells", "object_labels"),
+        spec("corrected", "image"),
+        spec("masks", "special", None, ROIOptions()),
+        spec("rows", "special", None, CsvOptions()),
         "notes",
     )
-    function = _of_openhcs(lambda stack: stack, artifact_outputs=specs)
+    function = of_openhcs(lambda stack: stack, artifact_outputs=specs)
     (step,) = adapt([FunctionStep(function, name="count", variable_components=Z)], PLATE).steps
     assert step.outputs == (
         Table("counts"),
@@ -367,12 +299,12 @@ def test_declared_outputs_are_tables_labels_and_images_by_their_type() -> None:
 
 
 def test_an_output_that_is_none_of_these_is_refused() -> None:
-    function = _of_openhcs(lambda stack: stack, artifact_outputs=(_spec("graph", "spatial_graph"),))
-    assert "makes 'graph', which is spatial_graph" in _problem(FunctionStep(function))
+    function = of_openhcs(lambda stack: stack, artifact_outputs=(spec("graph", "spatial_graph"),))
+    assert "makes 'graph', which is spatial_graph" in problem(FunctionStep(function))
 
 
 def test_a_function_in_the_midst_of_a_chain_ends_a_step_with_its_outputs() -> None:
-    count = _of_openhcs(lambda stack: stack, artifact_outputs=(_spec("counts", "table"),))
+    count = of_openhcs(lambda stack: stack, artifact_outputs=(spec("counts", "table"),))
     kept = SimpleNamespace(enabled=True)
     chain = [gaussian_blur, count, top_hat]
     step = FunctionStep(chain, name="all", variable_components=Z, step_materialization_config=kept)
@@ -382,7 +314,7 @@ def test_a_function_in_the_midst_of_a_chain_ends_a_step_with_its_outputs() -> No
 
 
 def test_outputs_that_are_declared_twice_get_names_of_their_own() -> None:
-    count = _of_openhcs(lambda stack: stack, artifact_outputs=(_spec("counts", "table"),))
+    count = of_openhcs(lambda stack: stack, artifact_outputs=(spec("counts", "table"),))
     two = {"1": count, "2": [count, top_hat]}
     steps = adapt([FunctionStep(two, name="each"), FunctionStep(count, name="again")], PLATE).steps
     assert [(step.name, step.channel) for step in steps] == [
@@ -406,12 +338,12 @@ def test_inputs_are_the_latest_outputs_of_that_name() -> None:
     def apply_mask(stack: Any, mask: Any) -> Any:
         return stack * mask
 
-    mask = _of_openhcs(mask, artifact_outputs=(_spec("nuclei", "object_labels"),))
-    apply_mask = _of_openhcs(apply_mask, artifact_inputs=(_spec("nuclei", "object_labels", "mask"),))
+    mask = of_openhcs(mask, artifact_outputs=(spec("nuclei", "object_labels"),))
+    apply_mask = of_openhcs(apply_mask, artifact_inputs=(spec("nuclei", "object_labels", "mask"),))
     taking = FunctionStep(apply_mask, name="mask it")
     assert adapt([FunctionStep(mask), taking], PLATE).steps[1].inputs == {"mask": "nuclei"}
     assert adapt([Step(mask, outputs=Labels("nuclei")), taking], PLATE).steps[1].inputs == {"mask": "nuclei"}
-    assert "takes 'nuclei', which no step before it makes" in _problem(taking)
+    assert "takes 'nuclei', which no step before it makes" in problem(taking)
     assert adapt([FunctionStep((apply_mask, {"mask": 1}))], PLATE).steps[0].inputs == {}
 
 
@@ -420,156 +352,9 @@ def test_inputs_are_the_latest_outputs_of_that_name() -> None:
 
 def test_an_adapted_function_has_the_identity_of_its_code_and_contract() -> None:
     def one(contract: str) -> str:
-        function = _of_openhcs(lambda stack: stack + 1, contract)
+        function = of_openhcs(lambda stack: stack + 1, contract)
         (step,) = adapt([FunctionStep(function, variable_components=Z)], PLATE).steps
         return fingerprint(chains_of(step)["*"][0].function)
 
     assert one("FLEXIBLE") == one("PURE_3D")
     assert one("FLEXIBLE") != one("PURE_2D")
-
-
-# Runs.
-
-
-@pytest.fixture
-def bench(make_plate: Callable[..., MadePlate], repository: EmbeddedRepository, tmp_path: Path) -> Bench:
-    made = make_plate()
-    return Bench(repository, made, repository.plate(repository.import_plate(made.folder).id), tmp_path)
-
-
-def _stack(made: MadePlate, well: str, field: int, c: int) -> Any:
-    return np.stack([made.plane(well, field, c, z) for z in range(made.z)])
-
-
-def test_a_run_gives_what_plain_loops_give(bench: Bench) -> None:
-    def flat(plane: Any, low: int) -> Any:
-        assert plane.ndim == 2
-        return plane - low
-
-    def mean(stack: Any) -> Any:
-        return stack.mean(axis=0)
-
-    def measure(stack: Any) -> Any:
-        masks = [(plane > plane.mean()).astype(np.int32) for plane in stack]
-        rows = [{"slice": z, "area": int(mask.sum()), "at": (1.5, z)} for z, mask in enumerate(masks)]
-        return stack, rows, masks
-
-    flat, mean = _of_openhcs(flat, "PURE_2D"), _of_openhcs(mean, "VOLUMETRIC_TO_SLICE")
-    specs = (_spec("areas", "measurements"), _spec("masks", "object_labels"))
-    measure = _of_openhcs(measure, "PURE_3D", artifact_outputs=specs)
-    steps = [
-        FunctionStep({"1": (flat, {"low": 3}), "2": (flat, {"low": 5})}, name="flat", variable_components=Z),
-        FunctionStep({"1": measure}, variable_components=Z, name="measure"),
-        FunctionStep(mean, variable_components=Z, step_materialization_config=True, name="mean"),
-    ]
-    adapted = adapt([*steps], bench.plate)
-    run = bench.done(*adapted.steps)
-    areas = run.table("areas")
-    for well in bench.made.wells:
-        for field in (1, 2):
-            for c, low in enumerate((3, 5)):
-                stack = np.stack([plane - low for plane in _stack(bench.made, well, field, c)])
-                image = run.image("mean", well=well, field=field)
-                assert image.dtype == np.float64
-                np.testing.assert_array_equal(image[0, c, 0], stack.mean(axis=0))
-                if c == 0:
-                    masks = stack > stack.mean(axis=(1, 2), keepdims=True)
-                    np.testing.assert_array_equal(run.labels("masks", well=well, field=field)[0, 0], masks)
-                    rows = areas[(areas["well"] == well) & (areas["field"] == field)]
-                    assert list(rows["area"]) == list(masks.sum(axis=(1, 2)))
-                    assert [json.loads(at) for at in rows["at"]] == [[1.5, z] for z in range(3)]
-
-
-def test_sites_are_one_stack_of_a_well(bench: Bench) -> None:
-    def minus_mean(stack: Any) -> Any:
-        return stack - stack.mean(axis=0)
-
-    steps = adapt([FunctionStep(minus_mean, step_materialization_config=True)], bench.plate).steps
-    run = bench.done(*steps, selection=Selection(wells=("A01",)))
-    for z in range(3):
-        sites = np.stack([bench.made.plane("A01", field, 1, z) for field in (1, 2)])
-        for field in (1, 2):
-            image = run.image("minus_mean", well="A01", field=field)
-            np.testing.assert_array_equal(image[0, 1, z], (sites - sites.mean(axis=0))[field - 1])
-
-
-def test_what_is_made_plane_by_plane_is_joined_with_the_plane_s_index(bench: Bench) -> None:
-    def measure(plane: Any, mask: Any) -> Any:
-        assert plane.shape == mask.shape
-        return plane, pd.DataFrame({"inside": [int(plane[mask > 0].sum())]})
-
-    def find(plane: Any) -> Any:
-        return plane, plane > 2000
-
-    find = _of_openhcs(find, "PURE_2D", artifact_outputs=(_spec("bright", "object_labels"),))
-    marks = {
-        "artifact_outputs": (_spec("sums", "table"),),
-        "artifact_inputs": (_spec("bright", "object_labels", "mask"),),
-    }
-    measure = _of_openhcs(measure, **marks)
-    steps = [
-        FunctionStep({"1": find}, name="find", variable_components=Z),
-        FunctionStep({"1": (measure, {"slice_by_slice": True})}, name="measure", variable_components=Z),
-    ]
-
-    run = bench.done(*adapt(steps, bench.plate).steps, selection=Selection(wells=("A01",), fields=(1,)))
-    table = run.table("sums")
-    stack = _stack(bench.made, "A01", 1, 0)
-    assert list(table["slice_index"]) == [0, 1, 2]
-    assert list(table["inside"]) == [int(plane[plane > 2000].sum()) for plane in stack]
-
-
-def test_a_cell_of_function_steps_is_planned_with_its_wells_and_notes(bench: Bench) -> None:
-    text = (
-        "pipeline_config = None\n"
-        "pipeline_steps = [\n"
-        "    FunctionStep(func={'1': gaussian_blur}, variable_components=['z_index'], well_filter='col:01'),\n"
-        "    FunctionStep(func=median, enabled=False),\n"
-        "]\n"
-    )
-    source = Source("Cell In[1]", text, "<cell>")
-    steps = define_steps(source, text, {**standard_names(), "__name__": "__main__"})
-    plan = plan_run(steps, source, bench.plate, parse_cell("nuclei"))
-    assert {unit.well for unit in plan.units} == {"A01"}
-    assert plan.steps[0].line == 3
-    assert ("step 'median'", "it is not enabled") in [(left.what, left.why) for left in plan.left_out]
-    with pytest.raises(UsageError, match="takes none of B02"):
-        plan_run(steps, source, bench.plate, parse_cell("nuclei --wells B02"))
-
-
-# OpenHCS's own objects, where it is installed.
-
-
-def _python_with_openhcs() -> str:
-    if importlib.util.find_spec("openhcs"):
-        return sys.executable
-    peer = CHECKOUT / ".bench" / "openhcs" / "bin" / "python"
-    if not peer.exists():
-        pytest.skip("OpenHCS is not installed, neither here (the extra openhcs) nor by python -m benchmarks.peer")
-    return str(peer)
-
-
-def test_openhcs_s_own_steps_give_what_its_functions_give_in_plain_loops(tmp_path: Path) -> None:
-    python = _python_with_openhcs()
-    done = subprocess.run(
-        [python, "-m", "tests.pipeline.openhcs_script", str(tmp_path)],
-        cwd=CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "OPENHCS_DATA_DIR": str(tmp_path / "data")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert lines, done.stderr[-4000:]
-    answer = json.loads(lines[0].removeprefix("ANSWER "))
-    assert answer["wells"] == ["B01", "B02"]
-    assert answer["notes"] == ["step 'off'"]
-    assert answer["view"] == [["projection", "localhost", 5555]]
-    assert answer["lines"]
-    assert answer["cells"] > 0
-    assert all(right == of for right, of in answer["right"].values()), answer["right"]
-    assert set(answer["right"]) == {
-        "planes", "scaled", "native", "projection", "counts", "areas", "labels", "composite",
-    }  # fmt: skip
-    assert "openhcs" in answer["versions"]
