@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -19,6 +21,9 @@ PATIENCE_S = 180.0
 _KEEP_ALIVE_S = 60.0
 _PAUSE_S = 0.5
 _INSTALL = "pip install 'openhcs-jupyter[omero]'; where pip finds no wheel of Ice, see the page on OMERO."
+
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class UnreachableError(RepositoryError):
@@ -64,6 +69,7 @@ class Connection:
         self._key = ""
         self._kept = ""
         self._only = key
+        _connections.add(self)
         self.chosen_group = -1
         """Where plates are listed and looked for by their names; -1 is all groups of the user."""
         self.address = address
@@ -273,6 +279,13 @@ class Connection:
     def _unreachable(self, error: BaseException) -> UnreachableError:
         where = f"{self.address.host}:{self.address.port}"
         return UnreachableError(f"No OMERO server answers at {where}: {_said(error)}.", "Check host and port.")
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave the sessions of connections that nobody has closed; Ice complains of them otherwise."""
+    for connection in list(_connections):
+        connection.close()
 
 
 def _is_broken(error: BaseException) -> bool:
