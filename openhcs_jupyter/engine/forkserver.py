@@ -19,6 +19,7 @@ from openhcs_jupyter.engine import forking
 from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP
 from openhcs_jupyter.errors import RunError
 
+_TRIES = 4
 _PROGRAM = """
 import socket, sys
 from openhcs_jupyter.engine.forking import serve
@@ -64,6 +65,8 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | _Branch | None = None
         self._control: socket.socket | None = None
         self._greeted = False
+        self._deaths = 0
+        """Processes that ended, one after the other, before they had imported."""
 
     def start(self) -> None:
         """Start the process if it does not run; it imports in the background."""
@@ -86,7 +89,17 @@ class ForkServer:
         """Start the process if it does not run, and tell whether it has imported; waits for it up to `timeout` s."""
         with self._lock:
             control = self._ensure()
-            return self._greeted or (bool(select.select([control], [], [], timeout)[0]) and self._greet(control))
+            if self._greeted or not select.select([control], [], [], timeout)[0]:
+                return self._greeted
+            try:
+                self._greet(control)
+            except OSError as error:
+                self._stop()  # it was killed, perhaps; the next look starts another one
+                self._deaths += 1
+                if self._deaths >= _TRIES:
+                    self._deaths = 0
+                    raise _ended() from error
+            return self._greeted
 
     def fork(self, connection: int, status: int) -> int:
         """Fork a worker.
@@ -138,18 +151,16 @@ class ForkServer:
     def _ask(self, send: Callable[[socket.socket], object]) -> int:
         """Send a message and return its answer; if the process has just been killed, ask another one."""
         with self._lock:
-            try:
-                control = self._ensure()
-                send(control)
-                return self._answer(control)
-            except OSError:
-                self._stop()
-            try:
-                control = self._ensure()
-                send(control)
-                return self._answer(control)
-            except OSError as error:
-                raise _ended() from error
+            for tries in range(1, _TRIES + 1):
+                try:
+                    control = self._ensure()
+                    send(control)
+                    return self._answer(control)
+                except OSError as error:
+                    self._stop()
+                    if tries == _TRIES:
+                        raise _ended() from error
+            raise AssertionError
 
     def _ensure(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:
@@ -167,14 +178,11 @@ class ForkServer:
             self._control = ours
         return self._control
 
-    def _greet(self, control: socket.socket) -> bool:
+    def _greet(self, control: socket.socket) -> None:
         """Take the answer that the process gives unasked when it has imported."""
-        try:
-            self._read(control)
-        except OSError as error:
-            raise _ended() from error
+        self._read(control)
         self._greeted = True
-        return True
+        self._deaths = 0
 
     def _answer(self, control: socket.socket) -> int:
         if not self._greeted:

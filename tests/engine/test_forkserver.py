@@ -106,6 +106,18 @@ def test_a_run_after_the_server_was_killed(bench: Bench) -> None:
     np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 2)
 
 
+def test_a_run_whose_server_is_killed_while_it_imports(bench: Bench) -> None:
+    fork_server().stop()
+    step = Step(lambda stack: stack + 4, name="fourth", channel="DAPI")
+    for _ in range(2):
+        fork_server().start()
+        started = fork_server()._process
+        assert started is not None
+        started.kill()
+        assert not fork_server().ready(20)
+    assert bench.done(step).status == "done"
+
+
 def test_a_server_that_was_stopped_starts_again(bench: Bench) -> None:
     fork_server().stop()
     started = bench.done(Step(lambda stack: stack + 3, name="third", channel="DAPI"))
