@@ -54,7 +54,7 @@ for function in (composite, gaussian_blur, max_projection, percentile_normalize,
     function(stack)
 """
 """Functions import their libraries when they are called; a process that only names them could do nothing."""
-_MORE = '    Step(gaussian_blur, {"sigma": 12}),\n' * 14
+_MORE = '    Step(gaussian_blur, {"sigma": 3}),\n' * 4
 """A run of some twenty seconds, as short runs are nobody's jobs."""
 _CLIENTS = 100
 _LONG_CELL = "import time\ntime.sleep(600)\npipeline_steps = []"
