@@ -15,6 +15,23 @@ from tests.plates import MadePlate, write_plate
 if TYPE_CHECKING:
     from tests.kernel.lab import Lab
 
+_LONG = ("notebooks", "server", "lab", "kernel", "viewer", "engine", "omero", "client", "magics")
+"""Rooms whose tests take longest, and begin first."""
+_SHARED = ("lab", "viewer", "omero")
+"""Rooms whose tests share a browser, a screen or a server, and stay in one process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests in an order and in groups by which several processes share them well."""
+
+    def room(item: pytest.Item) -> str:
+        return item.path.relative_to(Path(__file__).parent).parts[0]
+
+    items.sort(key=lambda item: _LONG.index(room(item)) if room(item) in _LONG else len(_LONG))
+    for item in items:
+        group = room(item) if room(item) in _SHARED else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture
 def make_plate(tmp_path: Path) -> Callable[..., MadePlate]:
