@@ -335,7 +335,7 @@ def test_plates_and_runs_are_listed(notebook: Kernel) -> None:
     assert "small" in notebook.run("%openhcs plates").text
     shown = notebook.run("%openhcs plate small")
     assert "Plate 1, small: 4 wells" in shown.text
-    assert "DAPI     447 nm    3 slices  missing" in shown.text
+    assert "DAPI     447 nm    3 slices\n" in shown.text
     assert 'title="A01: 2 fields"' in shown.html
     notebook.run(NUCLEI.format(options="--wells A01"))
     assert "nuclei" in notebook.run("%openhcs runs").text

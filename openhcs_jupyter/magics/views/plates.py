@@ -25,12 +25,14 @@ def plate_view(plate: Plate, called: str | None = None) -> Rendered:
     fields = list(plate.fields())
     counts = Counter(len(well.fields) for well in plate.wells)
     usual = counts.most_common(1)[0][0] if counts else 0
+    # A kind of image that the microscope did not save is not missing.
+    saved = {image.kind for _, field in fields for image in field.images}
+    kinds = [kind for kind in ("stack", "projection") if kind in saved]
     rows = []
     for c, channel in enumerate(plate.channels):
         emission = f"{channel.emission_nm:.0f} nm" if channel.emission_nm else ""
-        kinds = [_kind_text(plate, kind, c) for kind in ("stack", "projection")]
-        rows.append((channel.name, emission, *kinds))
-    channels = grid(["channel", "emission", "stack", "projection"], rows)
+        rows.append((channel.name, emission, *(_kind_text(plate, kind, c) for kind in kinds)))
+    channels = grid(["channel", "emission", *kinds], rows)
     layout = _usual_layout(plate)
     pixels = ""
     if layout is not None:
