@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.pipelines import quickstart_steps
 from benchmarks.report import interleaved, median_ratio, report
 from openhcs_jupyter.compiler import compile
 from openhcs_jupyter.engine import fork_server, run
 from openhcs_jupyter.model import Channel, Image, Plate, ResultSpec, RunRecord, well_name
-from openhcs_jupyter.pipeline import Labels, Pipeline, Step, Table
+from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository import FieldResults, Repository
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.omero import OmeroRepository
@@ -281,27 +282,9 @@ def masks() -> float:
 
 def pipeline(lab: Lab, folder: Path, repeats: int) -> float:
     """Time of the quickstart's pipeline on OMERO's plate / on the same files in an embedded repository."""
-    from openhcs_jupyter.functions import (
-        gaussian_blur,
-        max_projection,
-        measure_objects,
-        percentile_normalize,
-        segment_nuclei,
-        top_hat,
-        well_medians,
-    )
-
-    steps = [
-        Step(max_projection, save=True),
-        Step(percentile_normalize, {"low": 1, "high": 99.8}, channel="DAPI"),
-        Step({"DAPI": [gaussian_blur, (top_hat, {"radius": 15})], "GFP": gaussian_blur}),
-        Step(segment_nuclei, channel="DAPI", outputs=Labels("nuclei")),
-        Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
-        Step(well_medians, inputs={"objects": "nuclei"}, outputs=Table("wells")),
-    ]
 
     def works(plate: Plate) -> Callable[[], None]:
-        plan = compile(Pipeline(steps, name="quickstart"), plate, discover(), workers=2)
+        plan = compile(Pipeline(quickstart_steps(), name="quickstart"), plate, discover(), workers=2)
 
         def work() -> None:
             done = run(plan, force=True).result()

@@ -1,17 +1,39 @@
-"""The pipeline that is compared with OpenHCS: normalise, blur or top-hat by channel, project, compose."""
+"""Pipelines that several benchmarks run: the quickstart's, and the one that is compared with OpenHCS."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from openhcs_jupyter.pipeline import Pipeline, Step, image
+from openhcs_jupyter.pipeline import Labels, Pipeline, Step, Table, image
 
 if TYPE_CHECKING:
     from openhcs_jupyter.model import Plate
 
 
+def quickstart_steps() -> list[Step]:
+    """Return the steps of the README's example."""
+    from openhcs_jupyter.functions import (
+        gaussian_blur,
+        max_projection,
+        measure_objects,
+        percentile_normalize,
+        segment_nuclei,
+        top_hat,
+        well_medians,
+    )
+
+    return [
+        Step(max_projection, save=True),
+        Step(percentile_normalize, {"low": 1, "high": 99.8}, channel="DAPI"),
+        Step({"DAPI": [gaussian_blur, (top_hat, {"radius": 15})], "GFP": gaussian_blur}),
+        Step(segment_nuclei, channel="DAPI", outputs=Labels("nuclei")),
+        Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
+        Step(well_medians, inputs={"objects": "nuclei"}, outputs=Table("wells")),
+    ]
+
+
 def with_peer_functions(plate: Plate) -> Pipeline:
-    """Write it with OpenHCS's own functions, undecorated; only in the peer's environment."""
+    """Normalise, blur or top-hat by channel, project, compose with OpenHCS's own functions; in its environment."""
     from benchmarks.peer import peer_functions
 
     f = peer_functions()
@@ -35,7 +57,7 @@ def with_peer_functions(plate: Plate) -> Pipeline:
 
 
 def with_standard_functions(plate: Plate) -> Pipeline:
-    """Write it with this project's functions of the same meaning and parameters."""
+    """Do the same with this project's functions of the same meaning and parameters."""
     from openhcs_jupyter.functions import composite, gaussian_blur, max_projection, percentile_normalize, top_hat
 
     first, second = (channel.name for channel in plate.channels)

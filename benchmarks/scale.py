@@ -40,27 +40,12 @@ def make_plate(rows: int, columns: int, size: int) -> Path:
 
 def run_plate(folder: Path) -> None:
     """Register, compile and run the quickstart's pipeline; answer with seconds and planes."""
-    from openhcs_jupyter import Labels, Pipeline, Step, Table, compile, discover, run
+    from benchmarks.pipelines import quickstart_steps
+    from openhcs_jupyter import Pipeline, compile, discover, run
     from openhcs_jupyter.compiler import Selection
-    from openhcs_jupyter.functions import (
-        gaussian_blur,
-        max_projection,
-        measure_objects,
-        percentile_normalize,
-        segment_nuclei,
-        top_hat,
-        well_medians,
-    )
     from openhcs_jupyter.repository.embedded import EmbeddedRepository
 
-    steps = [
-        Step(max_projection, save=True),
-        Step(percentile_normalize, {"low": 1, "high": 99.8}, channel="DAPI"),
-        Step({"DAPI": [gaussian_blur, (top_hat, {"radius": 15})], "GFP": gaussian_blur}),
-        Step(segment_nuclei, channel="DAPI", outputs=Labels("nuclei")),
-        Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
-        Step(well_medians, inputs={"objects": "nuclei"}, outputs=Table("wells")),
-    ]
+    steps = quickstart_steps()
     place = Path(tempfile.mkdtemp(prefix="scale-", dir=SCRATCH / "work"))
     try:
         # What a session pays once is not counted.
