@@ -12,8 +12,10 @@ import shutil
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median_low
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +32,7 @@ _LEAST_S = 0.002
 """What the files of a waypoint cost beside their bytes."""
 _TELLING_BYTES = 1_000_000
 _WAITING = 2
+_LATEST = 15
 _MANIFEST = "waypoints.json"
 
 
@@ -101,8 +104,8 @@ class Keeper:
         self.folder = folder
         self.s_per_byte = s_per_byte
         self._least = s_per_byte
-        self.calls: dict[int, list[float]] = {}
-        """By step: seconds and calls so far."""
+        self.calls: dict[int, deque[float]] = {}
+        """By step: seconds of its latest calls."""
         self._queue: queue.Queue[tuple[Path, Pixels, Recorder] | threading.Event] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
 
@@ -192,9 +195,7 @@ class Recorder:
         """Take the time of one call of a step's function."""
         self._seconds[step] = self._seconds.get(step, 0.0) + seconds
         self._calls[step] = self._calls.get(step, 0) + 1
-        known = self._keeper.calls.setdefault(step, [0.0, 0.0])
-        known[0] += seconds
-        known[1] += 1
+        self._keeper.calls.setdefault(step, deque(maxlen=_LATEST)).append(seconds)
 
     def found(self, key: Key, stack: Stack, path: Path) -> None:
         """Take a stack of the waypoint from which the unit goes on: it is linked rather than written again."""
@@ -315,12 +316,13 @@ class Recorder:
 
     def _expected(self, step: PlannedStep) -> float:
         """Expect what a step takes in this unit: a step along z may have seen few of its stacks yet."""
-        seconds, calls = self._keeper.calls.get(step.index, (0.0, 0.0))
+        calls = self._keeper.calls.get(step.index)
         if not calls:
             return 0.0
         if step.kind == "table" or step.stack != "z":
             return self._seconds.get(step.index, 0.0)
-        return seconds / calls * self._sites * len(step.channels)
+        # A call that sets something up, or that others kept from the core, says little of the next one.
+        return median_low(calls) * self._sites * len(step.channels)
 
     def _stacks_up_to(self, position: int) -> int:
         """Tell how many stacks may have been changed up to a position."""
