@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Socket of the broker that opens files of OMERO's data directory, where another account may read it."""
     omero_labels: Literal["masks", "polygons"] = "masks"
     """As what labels are written into OMERO: ``masks`` are exact, ``polygons`` are outlines that can be edited."""
+    omero_zarr_results: str = ""
+    """Folder that OMERO.server sees under the same path: images of results become OME-Zarr there, if it serves that."""
     scheduler: str = ""
     """Where runs are done: empty is this machine; else Dask: ``tcp://HOST:PORT``, ``local`` or ``slurm``."""
     server: str = ""

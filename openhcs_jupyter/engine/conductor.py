@@ -166,7 +166,9 @@ class Conductor:
             self._done(journal, unit, Outcome(unit=unit.id, files=files), reused=True)
         if self._plan.save:
             plate = self._plan.plate
-            self._repository.writer(self._record).begin(self._plan.results, plate.channels, plate.rows, plate.columns)
+            writer = self._repository.writer(self._record)
+            writer.begin(self._plan.results, plate.channels, plate.rows, plate.columns)
+            self._notice(journal, *writer.told)
         if not self._force:
             self._starts = find_starts(self._plan, self._graph, self._cache)
         broken: Failure | None = None

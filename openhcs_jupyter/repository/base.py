@@ -120,6 +120,11 @@ class ResultWriter(ABC):
     def begin(self, results: Sequence[ResultSpec], channels: Sequence[Channel], rows: int, columns: int) -> None:
         """Make the place where the results are gathered."""
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What users should know of how results are written, once `begin` was called."""
+        return ()
+
     @abstractmethod
     def write_field(self, field: FieldResults) -> None:
         """Write the images and labels of one field, well or plate."""

@@ -56,7 +56,7 @@ class BinaryRepository:
 class Planes:
     """The pixels of one Pixels record: its own file, or imported files."""
 
-    def __init__(self, store: Store, repository: BinaryRepository, pixels: Record) -> None:
+    def __init__(self, store: Store, repository: BinaryRepository, pixels: Record, zarr: str = "") -> None:
         self.values = pixels.values
         kind = store.find(pixels.values["pixelsType"])
         assert kind is not None
@@ -65,6 +65,9 @@ class Planes:
         self.path = repository.of_id("Pixels", pixels.id)
         image = store.find(pixels.values["image"])
         assert image is not None
+        self.blank = zarr == "blank"
+        external = store.find(image.external) if zarr == "served" else None
+        self.zarr = None if external is None else str(external.values["lsid"])
         self.imported = None
         if (fileset := image.values.get("fileset")) is not None:
             side = repository.folder / "Planes" / f"{fileset.id}.json"
@@ -86,6 +89,10 @@ class Planes:
         offset = self.offset(t, c, z)
         if self.imported is not None:
             return self._imported(self.imported, t, c, z)
+        if self.zarr is not None:
+            return self._zarr(self.zarr, t, c, z)
+        if self.blank and not self.path.exists():
+            return np.zeros(self.shape[3:], self.dtype)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -107,6 +114,16 @@ class Planes:
             return tifffile.imread(self.root / name, key=page).astype(self.dtype)
         except (OSError, ValueError, tifffile.TiffFileError) as error:
             raise omero.ResourceError(None, None, f"Cannot read {name}: {error}") from error
+
+    def _zarr(self, folder: str, t: int, c: int, z: int) -> NDArray[Any]:
+        import zarr
+
+        try:
+            array = zarr.open_group(folder, mode="r", zarr_format=2)["0"]
+        except (OSError, KeyError) as error:
+            raise omero.ResourceError(None, None, f"Cannot read {folder}: {error}") from error
+        assert isinstance(array, zarr.Array)
+        return np.asarray(array[t, c, z]).astype(self.dtype)
 
     def write(self, data: bytes, offset: int) -> None:
         if self.imported is not None:
@@ -145,7 +162,7 @@ class RawPixels(Servant, omero.api.RawPixelsStore):
             pixels = store.get("Pixels", number)
             if pixels is None or not self.session.sees(pixels, self.session.group_of(context)):
                 raise omero.ValidationException(None, None, f"Cannot read pixels id={number}")
-            self._planes = Planes(store, self.world.repository, pixels)
+            self._planes = Planes(store, self.world.repository, pixels, self.world.zarr)
             self._pixels = pixels
             if self.world.no_pyramids and self.do_requiresPixelsPyramid(context=context):
                 raise omero.MissingPyramidException(None, None, "Import pyramid", 1000, number)

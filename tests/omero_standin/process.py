@@ -64,7 +64,11 @@ class StandIn:
         self._running, self.port, self.insecure_port = running, running.port, running.insecure_port
 
     def ask(self, **what: Any) -> dict[str, Any]:
-        """Ask for its ``calls``; have it ``close_sessions``, read only after ``slow_s``, or have ``no_pyramids``."""
+        """Ask for its ``calls``; have it ``close_sessions``, read only after ``slow_s``, or have ``no_pyramids``.
+
+        With ``zarr="served"`` it has the pixel buffer that reads OME-Zarr by ExternalInfo. Without, images whose pixels
+        nobody sent are an error, or, with ``zarr="blank"``, zeros.
+        """
         assert self._running is not None
         return self._running.ask(what)
 

@@ -32,6 +32,7 @@ class World:
         self.queries: list[str] = []
         self.slow_s = 0.0
         self.no_pyramids = False
+        self.zarr = ""
         self.adapter: Any = None
 
     def count(self, what: str) -> None:

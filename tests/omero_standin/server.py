@@ -167,7 +167,7 @@ def _serve(world: World, folder: Path | None, idle_s: float = 600) -> None:
         with world.store.lock:
             world.store.close()
     world.store = world.repository = None
-    world.slow_s, world.no_pyramids, world.idle_s = 0.0, False, idle_s
+    world.slow_s, world.no_pyramids, world.zarr, world.idle_s = 0.0, False, "", idle_s
     if folder is None:
         return
     logging.basicConfig(filename=folder / "server.log", level=logging.INFO, force=True)
@@ -201,6 +201,8 @@ def _control(world: World, message: dict[str, Any]) -> None:
         world.slow_s = message["slow_s"]
     if "no_pyramids" in message:
         world.no_pyramids = message["no_pyramids"]
+    if "zarr" in message:
+        world.zarr = message["zarr"]
     if message.get("calls"):
         answer["calls"], answer["queries"] = dict(world.calls), list(world.queries)
         world.calls.clear()

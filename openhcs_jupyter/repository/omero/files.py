@@ -42,7 +42,7 @@ class Files(NamedTuple):
     """What users should know; added to here."""
 
     def trust(self, root: Path) -> None:
-        """Have imported files and OME-Zarr read in place, where they are what the server gives; else say why not.
+        """Have imported files read in place, where they are what the server gives; else say why not.
 
         Parameters
         ----------
@@ -52,6 +52,9 @@ class Files(NamedTuple):
         imported = [row for row in self.fields if row.fileset is not None and not self.places[row.image].zarr]
         if imported:
             self._change(imported, lambda: self._by_path(imported, root / "ManagedRepository"))
+
+    def trust_zarr(self) -> None:
+        """Have OME-Zarr read in place, where it is what the server gives; else say why not."""
         zarr = [row for row in self.fields if self.places[row.image].zarr]
         if zarr:
             self._change(zarr, lambda: self._zarr(zarr[0]))

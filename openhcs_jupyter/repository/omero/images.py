@@ -1,9 +1,10 @@
-"""Writes images: made by the server, planes sent through RawPixelsStore, several on the wire at once."""
+"""Writes images: made by the server, planes sent through RawPixelsStore, several on the wire at once, or registered."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel
 from openhcs_jupyter.repository.omero.deleting import delete
 from openhcs_jupyter.repository.omero.queries import ask, ask_objects
+from openhcs_jupyter.repository.omero.zarr_pixels import ENTITY, ENTITY_ID
 
 _ON_THE_WIRE = 4
 _MOST_BYTES = 64 << 20
@@ -33,6 +35,7 @@ def write_image(
     channels: Sequence[Channel],
     scale: tuple[float | None, float | None],
     context: dict[str, str],
+    zarr: Path | None = None,
 ) -> int:
     """Write an image; one with the same description, which only an interrupted write leaves, is replaced.
 
@@ -52,6 +55,8 @@ def write_image(
         Width of a pixel and step of z, in micrometres.
     context
         The group in which it is written.
+    zarr
+        Folder of the OME-Zarr that holds its pixels, for a server that reads it; None sends them.
 
     Returns
     -------
@@ -63,6 +68,8 @@ def write_image(
     RepositoryError
         If OMERO knows no such pixels.
     """
+    from omero.rtypes import rstring
+
     kind = _TYPES.get(pixels.dtype.name)
     if kind is None:
         raise RepositoryError(f"{name} has {pixels.dtype} pixels, which OMERO does not know.", "Convert to float32.")
@@ -74,21 +81,21 @@ def write_image(
         size_x, size_y, size_z, size_t, list(range(size_c)), pixels_type, name, description, context
     ).val
     made = ask_objects(session, _PIXELS, context, id=image)[0]
-    _describe(session, made, channels, scale, context)
-    _send(session, made.id.val, pixels, context)
+    _describe(made, channels, scale)
+    if zarr is not None:
+        made.sha1 = rstring(_digest(pixels))
+    session.getUpdateService().saveObject(made, context)
+    if zarr is None:
+        _send(session, made.id.val, pixels, context)
+    else:
+        _register(session, image, zarr, context)
     low_high = [(float(pixels[:, c].min()), float(pixels[:, c].max())) for c in range(size_c)]
     for c, (low, high) in enumerate(low_high):
         service.setChannelGlobalMinMax(made.id.val, c, low, high, context)
     return image
 
 
-def _describe(
-    session: Any,
-    made: Any,
-    channels: Sequence[Channel],
-    scale: tuple[float | None, float | None],
-    context: dict[str, str],
-) -> None:
+def _describe(made: Any, channels: Sequence[Channel], scale: tuple[float | None, float | None]) -> None:
     from omero.model import LengthI
     from omero.model.enums import UnitsLength
     from omero.rtypes import rint, rstring
@@ -105,7 +112,28 @@ def _describe(
         made.physicalSizeX = made.physicalSizeY = LengthI(pixel_um, UnitsLength.MICROMETER)
     if z_um:
         made.physicalSizeZ = LengthI(z_um, UnitsLength.MICROMETER)
-    session.getUpdateService().saveObject(made, context)
+
+
+def _register(session: Any, image: int, zarr: Path, context: dict[str, str]) -> None:
+    """Tell the server where the pixels of an image are, as its Zarr pixel buffer looks for them."""
+    from omero.model import ExternalInfoI
+    from omero.rtypes import rlong, rstring
+
+    info = ExternalInfoI()
+    info.entityType, info.entityId, info.lsid = rstring(ENTITY), rlong(ENTITY_ID), rstring(str(zarr))
+    found = session.getQueryService().get("Image", image, context)
+    found.details.externalInfo = info
+    session.getUpdateService().saveObject(found, context)
+
+
+def _digest(pixels: NDArray[np.generic]) -> str:
+    """Return what RawPixelsStore keeps of pixels that were sent to it, and by which it is seen that they are others."""
+    import hashlib
+
+    digest = hashlib.sha1(usedforsecurity=False)
+    for t, c, z in np.ndindex(pixels.shape[:3]):
+        digest.update(pixels[t, c, z].astype(pixels.dtype.newbyteorder(">")).tobytes())
+    return digest.hexdigest()
 
 
 def _send(session: Any, number: int, pixels: NDArray[np.generic], context: dict[str, str]) -> None:

@@ -79,6 +79,12 @@ def marked(session: Any, kind: str, run: str, context: dict[str, str], what: str
     return {number: group for number, group, text in rows if text == marker or text.startswith(f"{marker} ")}
 
 
+def registered(session: Any, run: str, context: dict[str, str]) -> list[str]:
+    """List the OME-Zarr folders of the images that a run has made."""
+    rows = ask(session, queries.REGISTERED, context, text=f"{marker_of(run)} %")
+    return [path for description, path in rows if path and run_of(description) == run]
+
+
 def delete_marked(session: Any, run: str, context: dict[str, str]) -> dict[str, int]:
     """Delete from OMERO exactly what a run has made.
 

@@ -51,6 +51,10 @@ NAMED = {
 PLATES_OF_SCREEN = "select l.child.id, l.child.name from ScreenPlateLink l where l.parent.id = :id order by l.child.id"
 # What a run made, by its marker.
 MARKED = "select o.id, o.details.group.id, o.{attribute} from {kind} o where o.{attribute} like :text"
+REGISTERED = (
+    "select i.description, ei.lsid from Image i left outer join i.details.externalInfo ei "
+    "where i.description like :text"
+)
 CONTAINER_MARKED = "select o.id from {kind} o where o.description = :text"
 DOCUMENTS_LEFT = "select f.id from OriginalFile f where f.path = :text"
 ROIS_COUNTED = "select count(r.id) from Roi r where r.name like :text"

@@ -62,6 +62,8 @@ class OmeroRepository(Repository):
         self._registered: EmbeddedRepository | None = None
         settings = load_settings()
         self._binary = settings.omero_binary_repository
+        self._roots = [Path(root).expanduser() for root in (self._binary, settings.omero_zarr_results) if root]
+        """Folders in which OME-Zarr may be read in place."""
         self._broker = BrokerClient(settings.omero_broker, self._session_key) if settings.omero_broker else None
 
     def reach(self) -> None:
@@ -126,10 +128,11 @@ class OmeroRepository(Repository):
         wanted, (found, fields, unseen) = self.connection.call(load)
         places = {row.image: self._place(row) for row in fields}
         told = [f"No image that you may see has {_some(unseen)}: left out."] if unseen else []
-        if self._binary or self._broker is not None:
+        if self._roots or self._broker is not None:
             files = Files(self.connection, self._files, found, fields, places, told)
             if self._binary:
                 files.trust(Path(self._binary).expanduser())
+            files.trust_zarr()
             if self._broker is not None:
                 files.ask(self._broker)
         self._places.keep(found, places, tuple(told))
@@ -210,12 +213,16 @@ class OmeroRepository(Repository):
         return OmeroWriter(self, record)
 
     def delete_results(self, run: str) -> str:
-        """Delete from the server exactly what a run has made."""
-        from openhcs_jupyter.repository.omero.markers import delete_marked
+        """Delete from the server exactly what a run has made, and the OME-Zarr files of its images."""
+        from openhcs_jupyter.repository.omero.markers import delete_marked, registered
+        from openhcs_jupyter.repository.omero.zarr_results import remove_files
 
-        made = self.connection.call(lambda session: delete_marked(session, run, self.connection.everywhere), PATIENCE_S)
+        everywhere = self.connection.everywhere
+        zarr = self.connection.call(lambda session: registered(session, run, everywhere), PATIENCE_S)
+        made = self.connection.call(lambda session: delete_marked(session, run, everywhere), PATIENCE_S)
         deleted = ", ".join(f"{count} {kind}" for kind, count in made.items())
-        return f"Deleted of run {run}: {deleted}." if deleted else f"Run {run} has made nothing in {self.uri}."
+        told = f"Deleted of run {run}: {deleted}." if deleted else f"Run {run} has made nothing in {self.uri}."
+        return told + remove_files(load_settings().omero_zarr_results, run, zarr)
 
     def places_of(self, plate: int) -> dict[int, Place]:
         """Return where the images of a plate that was loaded are, by image id."""
@@ -268,14 +275,14 @@ class OmeroRepository(Repository):
 
     def _place(self, row: FieldRow) -> Place:
         where = (row.pixels, well_name(row.row, row.column), row.position + 1, row.well)
+        if self._roots and row.external_type == ENTITY and row.external_path:
+            try:
+                return Place(*where, "", "", zarr=str(folder_of_group(row.external_path, self._roots)))
+            except RepositoryError as error:
+                return Place(*where, "", error.message)
         if not self._binary:
             return Place(*where, "", "omero_binary_repository is not set")
         root = Path(self._binary).expanduser()
-        if row.external_type == ENTITY and row.external_path:
-            try:
-                return Place(*where, "", "", zarr=str(folder_of_group(row.external_path, root)))
-            except RepositoryError as error:
-                return Place(*where, "", error.message)
         if row.fileset is not None:
             return Place(*where, "", "it was imported")
         file = root / path_of("Pixels", row.pixels)

@@ -19,6 +19,7 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Channel, ResultSpec, RunRecord
 from openhcs_jupyter.repository.base import FieldResults, ResultWriter
 from openhcs_jupyter.repository.base import Place as ResultPlace
+from openhcs_jupyter.repository.embedded.ngff import Scale
 from openhcs_jupyter.repository.omero import queries
 from openhcs_jupyter.repository.omero.address import Source
 from openhcs_jupyter.repository.omero.annotations import link_pairs, write_document, write_pairs
@@ -31,6 +32,7 @@ from openhcs_jupyter.repository.omero.queries import ask
 from openhcs_jupyter.repository.omero.rois import write_rois
 from openhcs_jupyter.repository.omero.sessions import PATIENCE_S
 from openhcs_jupyter.repository.omero.tables import write_table
+from openhcs_jupyter.repository.omero.zarr_results import ZarrFolder, leave_only, probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,8 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the derived plate, or dataset, of each image result of fields or wells."""
     polygons: bool
     """Labels are outlined, not masked."""
+    zarr: str = ""
+    """Folder of the OME-Zarr image that the server has shown to serve; there images become OME-Zarr, else are sent."""
 
     @property
     def context(self) -> dict[str, str]:
@@ -65,6 +69,8 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[str, int]
     rois: dict[str, dict[int, int]]
     """By name of the labels: the ROI of each label."""
+    zarr: tuple[str, ...] = ()
+    """Folders of those images that are registered as OME-Zarr."""
 
 
 class OmeroWriter(ResultWriter):
@@ -85,6 +91,7 @@ class OmeroWriter(ResultWriter):
         self._kind = container_kind(self._source)
         self._folder = repository.folder / "written" / record.id
         self._known: _Task | None = None
+        self._told: tuple[str, ...] = ()
 
     @property
     def marker(self) -> str:
@@ -109,13 +116,23 @@ class OmeroWriter(ResultWriter):
             for spec in results
             if spec.kind == "image" and spec.scope != "plate"
         }  # fmt: skip
-        polygons = load_settings().omero_labels == "polygons"
+        settings = load_settings()
+        zarr = ""
+        if settings.omero_zarr_results and any(spec.kind == "image" for spec in results):
+            zarr, told = probe(self._repository.connection, settings.omero_zarr_results, self._record.id, context)
+            self._told = (told,)
         task = _Task(
-            results=tuple(results), channels=tuple(channels), group=group, containers=containers, polygons=polygons
-        )
+            results=tuple(results), channels=tuple(channels), group=group, containers=containers,
+            polygons=settings.omero_labels == "polygons", zarr=zarr,
+        )  # fmt: skip
         self._folder.mkdir(parents=True, exist_ok=True)
         _replace(self._folder / "task.json", msgspec.json.encode(task))
         self._known = task
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Whether images are registered as OME-Zarr, and why not, where that was asked for."""
+        return self._told
 
     def write_field(self, field: FieldResults) -> None:
         """Write the images of one place into OMERO, and its labels as ROIs on the field they were made from.
@@ -128,11 +145,12 @@ class OmeroWriter(ResultWriter):
         specs = {spec.name: spec for spec in self._task.results if spec.kind in ("image", "labels")}
 
         def write(session: Any) -> _Written:
-            images = {
+            made = {
                 name: self._write_image(session, specs[name], field, pixels)
                 for name, pixels in field.arrays.items()
                 if specs[name].kind == "image"
             }
+            images = {name: image for name, (image, _) in made.items()}
             rois = {
                 name: write_rois(
                     session,
@@ -144,7 +162,8 @@ class OmeroWriter(ResultWriter):
                 for name, labels in field.arrays.items()
                 if specs[name].kind == "labels"
             }
-            return _Written(images=images, rois=rois)
+            zarr = tuple(str(folder) for _, folder in made.values() if folder is not None)
+            return _Written(images=images, rois=rois, zarr=zarr)
 
         _replace(self._mark(field.well, field.field), msgspec.json.encode(self._do(write)))
 
@@ -176,6 +195,8 @@ class OmeroWriter(ResultWriter):
         context = task.context
         written = {place: self._written(*place) for place in fields}
         self._do(self._sweep, written)
+        if root := load_settings().omero_zarr_results:
+            ZarrFolder.of_run(root, self._record.id).sweep({one for place in written.values() for one in place.zarr})
         for name, container in task.containers.items():
             images = [
                 (well, field or 1, place.images[name])
@@ -221,15 +242,25 @@ class OmeroWriter(ResultWriter):
     def _title(self, name: str) -> str:
         return f"{self._record.plate_name} {self._record.name} {name}"
 
-    def _write_image(self, session: Any, spec: ResultSpec, field: FieldResults, pixels: Any) -> int:
+    def _write_image(self, session: Any, spec: ResultSpec, field: FieldResults, pixels: Any) -> tuple[int, Path | None]:
+        """Write an image; returns its id, and the folder of its OME-Zarr if it is registered as such."""
         where = f"{field.well or 'plate'}{f' field {field.field}' if field.field else ''}"
         known = {channel.name: channel for channel in self._task.channels}
         channels = [known.get(name, Channel(name=name)) for name in spec.channels]
         channels += [Channel(name=f"{spec.name} {c + 1}") for c in range(len(channels), pixels.shape[1])]
-        return write_image(
-            session, f"{self._record.plate_name} [{where}] {spec.name}", f"{self.marker} {spec.name} {where}", pixels,
-            channels[: pixels.shape[1]], (field.pixel_size_um, field.z_step_um), self._task.context,
+        name, zarr = f"{self._record.plate_name} [{where}] {spec.name}", None
+        if self._task.zarr:
+            scale = Scale(field.pixel_size_um, field.z_step_um, field.position_um, field.t_step_s)
+            zarr = ZarrFolder.of_probe(self._task.zarr).write(
+                spec, self._mark(field.well, field.field).stem, name, pixels, self._task.channels, scale
+            )
+        image = write_image(
+            session, name, f"{self.marker} {spec.name} {where}", pixels,
+            channels[: pixels.shape[1]], (field.pixel_size_um, field.z_step_um), self._task.context, zarr,
         )  # fmt: skip
+        if zarr is not None:
+            leave_only(zarr)
+        return image, zarr
 
     def _under(self, spec: ResultSpec, field: FieldResults, images: Mapping[str, int]) -> int:
         """Return the image on which labels lie: the field they were made from, else the image they lie over."""

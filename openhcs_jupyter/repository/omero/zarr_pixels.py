@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,24 +14,25 @@ from openhcs_jupyter.model import Layout
 from openhcs_jupyter.repository.base import PixelSource
 
 ENTITY = "com.glencoesoftware.ngff:multiscales"
+ENTITY_ID = 3
 _ARRAY = "0"
 
 
-def folder_of_group(path: str, repository: Path) -> Path:
+def folder_of_group(path: str, roots: Sequence[Path]) -> Path:
     """Return the folder of an image, from what OMERO keeps of it.
 
     Raises
     ------
     RepositoryError
-        If it is no folder below the binary repository; says why, without the image's name.
+        If it is no folder below one of `roots`, the folders that may be read; says why, without the image's name.
     """
     parts = urlsplit(path)
     if parts.scheme not in ("", "file"):
         raise RepositoryError(f"its OME-Zarr lies at {parts.scheme}://{parts.netloc}")
     folder = Path(unquote(parts.path) if parts.scheme else path)
-    inside = (repository / folder).resolve()
-    if not inside.is_relative_to(repository.resolve()):
-        raise RepositoryError(f"its OME-Zarr {folder} lies outside of {repository}")
+    inside = (roots[0] / folder).resolve()
+    if not any(inside.is_relative_to(root.resolve()) for root in roots):
+        raise RepositoryError(f"its OME-Zarr {folder} lies outside of {' and '.join(map(str, roots))}")
     if not inside.is_dir():
         raise RepositoryError(f"its OME-Zarr {folder} is not there")
     return inside
