@@ -62,7 +62,7 @@ def planes() -> Try:
     import numpy as np
 
     from openhcs_jupyter.streaming.codecs import pack, unpack
-    from openhcs_jupyter.streaming.wire import MalformedError
+    from openhcs_jupyter.streaming.frames import MalformedError
 
     rows = np.random.default_rng(1).integers(0, 4096, (40, 30)).astype(np.uint16)
     good = [bytes(pack(rows, codec)) for codec in ("raw", "lz4", "zstd")]
@@ -88,6 +88,7 @@ def planes() -> Try:
 def requests() -> Try:
     """Read requests and replies of the execution server: messages or errors, nothing else."""
     from openhcs_jupyter.server import protocol
+    from openhcs_jupyter.streaming.frames import MalformedError
 
     def attempt(data: bytes) -> None:
         for read, frames in (
@@ -95,7 +96,7 @@ def requests() -> Try:
             (protocol.read_reply, [data]),
             (protocol.read_news, [b"ticket", data]),
         ):
-            with suppress(protocol.MalformedError):
+            with suppress(MalformedError):
                 read(frames)
 
     return attempt

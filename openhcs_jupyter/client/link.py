@@ -17,6 +17,7 @@ import zmq
 
 from openhcs_jupyter.errors import ServerError
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.keys import Endpoint, new_keys
 from openhcs_jupyter.streaming.sockets import Monitor, Waker, join_curve, prepare
 
@@ -236,7 +237,7 @@ class Link:
                     frames = own.recv_multipart(zmq.NOBLOCK, copy=False)
                 except zmq.Again:
                     break
-                with suppress(p.MalformedError):
+                with suppress(MalformedError):
                     take([frame.buffer for frame in frames])
 
     def _work(self, now: float) -> None:

@@ -195,7 +195,7 @@ class Server:
     def _reply(self, peer: bytes, key: str, frames: list[zmq.Frame]) -> p.AnyReply | None:
         try:
             request = p.read_request(frames)
-        except p.MalformedError as error:
+        except p.MalformedRequestError as error:
             # Who cannot be answered by a number is not answered.
             if error.request is None:
                 return None

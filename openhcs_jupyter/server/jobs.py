@@ -1,4 +1,4 @@
-"""The life of jobs: started with a lease, followed by their journals, stopped, found again, taken up again."""
+"""The life of jobs: started with a lease, followed, stopped, found again, taken up again."""
 
 from __future__ import annotations
 
@@ -8,29 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-
-import msgspec
 
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone, UnitFailed
 from openhcs_jupyter.server import limits, processes
 from openhcs_jupyter.server.accounts import Account, acting_as
 from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.job import CANCEL, PARK
+from openhcs_jupyter.server.leases import Machine, leased_payload
 from openhcs_jupyter.server.logins import Logins
-from openhcs_jupyter.server.orders import JOURNAL, Orders, read_events, write_orders
-from openhcs_jupyter.server.protocol import (
-    ACTIVE,
-    ENDED,
-    RESTING,
-    AnyJobEvent,
-    JobState,
-    NotCompiled,
-    Payload,
-    Planned,
-    StateChanged,
-)
+from openhcs_jupyter.server.news import news_of
+from openhcs_jupyter.server.orders import Orders, write_orders
+from openhcs_jupyter.server.protocol import ACTIVE, ENDED, RESTING, JobState, Payload
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.schedule import Lease, Waiting, decide, first_charge
 from openhcs_jupyter.server.seats import Seats
@@ -47,7 +35,6 @@ _COMING_S = 900.0
 _BACKOFF_S = (0.0, 1.0, 3.0)
 _MOST_DEATHS = len(_BACKOFF_S)
 _FULL_BYTES = 16 << 20
-_PART = 512 << 10
 
 
 class Jobs:
@@ -67,11 +54,9 @@ class Jobs:
         self._queue = queue
         self._folders = folders
         self._seats = seats
-        self._topology = topology
         self._account_of = account_of
         self._logins = logins
-        self._devices = {device.id: device for device in topology.devices}
-        self._cores = settings.max_workers or topology.cores
+        self._machine = Machine(topology, settings.max_workers, settings.limits)
         self._active: dict[str, Record] = {}
         self._kill_at: dict[str, float] = {}
         self._watched = 0.0
@@ -89,7 +74,7 @@ class Jobs:
     @property
     def cores(self) -> int:
         """Cores that are leased at most."""
-        return self._cores
+        return self._machine.cores
 
     def take_up(self) -> None:
         """Find the processes of an earlier server's jobs, and end those that belong to none."""
@@ -190,7 +175,7 @@ class Jobs:
             if now - came > _COMING_S:
                 del self._coming[owner]
         leased = sum(record.workers for record in self._active.values())
-        if leased < self._cores and not self.holds:
+        if leased < self._machine.cores and not self.holds:
             for owner in self._coming:
                 if not self._seats.is_ready(owner):
                     self._seats.prepare(owner, self._account_of(owner))
@@ -238,8 +223,8 @@ class Jobs:
             waiting,
             held,
             used,
-            cores=self._cores,
-            devices=list(self._devices),
+            cores=self._machine.cores,
+            devices=list(self._machine.devices),
             quota_of=self._settings.quota_of,
         ):
             self._start(records[lease.job], lease)
@@ -258,8 +243,8 @@ class Jobs:
                 attempt=record.attempts + 1,
                 repository=self.repository(record.owner),
                 login=self._logins.key(record.owner) if self._logins is not None else None,
-                payload=self._payload(record, lease),
-                topology=self._part(lease),
+                payload=leased_payload(self._queue.payload(record), lease),
+                topology=self._machine.part(lease),
             )
             with acting_as(owner):
                 write_orders(folder, orders)
@@ -298,32 +283,6 @@ class Jobs:
         if self._logins is not None:
             return self._logins.address(owner).uri
         return self._settings.repository.replace("{owner}", owner)
-
-    def _payload(self, record: Record, lease: Lease) -> Payload:
-        payload = self._queue.payload(record)
-        device = lease.devices[0] if lease.devices else "cpu"
-        if lease.devices:
-            device = "gpu"  # the only one that it sees
-        options = msgspec.structs.replace(
-            payload.options, workers=lease.workers, device=device, name=payload.name, scheduler=None, resume=None
-        )
-        return msgspec.structs.replace(payload, options=options)
-
-    def _part(self, lease: Lease) -> Topology:
-        """Return the part of the machine that is leased."""
-        uuids = {self._devices[device].uuid for device in lease.devices}
-        gpus = []
-        for gpu in self._topology.gpus:
-            mig = tuple(part for part in gpu.mig if part.uuid in uuids)
-            if mig or gpu.uuid in uuids:
-                gpus.append(msgspec.structs.replace(gpu, mig=mig))
-        part = min(1.0, lease.workers / self._cores)
-        memory = int(self._topology.memory_free_bytes * part)
-        if self._settings.limits.memory_gb:
-            memory = min(memory, int(self._settings.limits.memory_gb * 1e9))
-        return msgspec.structs.replace(
-            self._topology, cores=lease.workers, gpus=tuple(gpus), memory_free_bytes=max(1, memory)
-        )
 
     def _look(self, record: Record) -> None:
         held = self._folders.is_held(record.id)
@@ -409,33 +368,7 @@ class Jobs:
 
     def _read(self, record: Record) -> Record:
         """Take what a job's process and its run have written since the last time."""
-        owner = self._account_of(record.owner)
-        read = record
-        events: list[AnyJobEvent] = []
-        length, told = _new_events(self._folders.job(record.id) / JOURNAL, record.journal_at, owner)
-        for event in told:
-            if isinstance(event, Planned):
-                read = msgspec.structs.replace(
-                    read, folder=event.folder, plate_name=event.plate_name, plate=str(event.plate_id), units=event.units
-                )
-                events.append(event)
-            elif isinstance(event, NotCompiled):
-                events.append(event)
-            elif isinstance(event, StateChanged) and event.attempt == read.attempts:
-                if event.state in ENDED | RESTING:
-                    read = msgspec.structs.replace(read, ending=event.state, ending_message=event.message)
-                elif event.state in ACTIVE and event.state != read.state:
-                    read = msgspec.structs.replace(read, state=event.state)
-                    events.append(event)
-        read = msgspec.structs.replace(read, journal_at=read.journal_at + length)
-        if read.folder:
-            length, told = _new_events(Path(read.folder) / JOURNAL, read.run_journal_at, owner)
-            read = msgspec.structs.replace(read, run_journal_at=read.run_journal_at + length)
-            for event in told:
-                if isinstance(event, StateChanged | Planned | NotCompiled):
-                    continue
-                read = _counted(read, event)
-                events.append(event)
+        read, events = news_of(record, self._folders.job(record.id), self._account_of(record.owner))
         if read == record:
             return record
         read = self._queue.note(read, events)
@@ -466,32 +399,3 @@ class Jobs:
             passed = limits.exceeded(bounds, usage, time.time() - record.leased)
             if passed is not None and record.asked != "fail":
                 self._ask(record.id, "fail", passed)
-
-
-def _new_events(path: Path, at: int, owner: Account) -> tuple[int, list[AnyJobEvent]]:
-    """Read the whole lines that a journal has from a place on: their length, and the events among them."""
-    try:
-        data, _ = read_part(path, at, _PART, owner)
-    except OSError:
-        return 0, []  # not there yet, or no longer
-    length, events = 0, []
-    for size, event in read_events(data):
-        length += size
-        if event is not None:
-            events.append(event)
-    if not length and len(data) == _PART:
-        length = len(data)  # no journal of ours
-    return length, events
-
-
-def _counted(record: Record, event: AnyJobEvent) -> Record:
-    """Keep in a job what an event of its run tells."""
-    if isinstance(event, RunStarted):
-        return msgspec.structs.replace(record, units=event.units, done=0, failed=0)
-    if isinstance(event, UnitDone):
-        return msgspec.structs.replace(record, done=record.done + 1, deaths=record.deaths if event.reused else 0)
-    if isinstance(event, UnitFailed):
-        return msgspec.structs.replace(record, failed=record.failed + 1)
-    if isinstance(event, RunFinished):
-        return msgspec.structs.replace(record, results=event.results)
-    return record

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from openhcs_jupyter.door.options import RunOptions
 from openhcs_jupyter.errors import Problem
 from openhcs_jupyter.events import Event, Notice, RunFinished, RunStarted, UnitDone, UnitFailed
+from openhcs_jupyter.streaming.frames import MalformedError, decode, require
 
 PROTOCOL_VERSION = 1
 MOST_REQUEST_BYTES = 4 << 20
@@ -390,11 +391,10 @@ class _Numbered(msgspec.Struct, frozen=True):
 
 
 _numbered = msgspec.msgpack.Decoder(_Numbered)
-T = TypeVar("T")
 
 
-class MalformedError(Exception):
-    """A message is not what the protocol says.
+class MalformedRequestError(MalformedError):
+    """A message is not what the protocol says, from a client that may be told so.
 
     Parameters
     ----------
@@ -419,15 +419,14 @@ def read_request(frames: Sequence[Any]) -> AnyRequest:
 
     Raises
     ------
-    MalformedError
+    MalformedRequestError
         If it is none.
     """
-    if len(frames) != 1:
-        raise MalformedError(f"{len(frames)} frames instead of 1")
     try:
-        return _decode(_requests, frames[0])
+        require(frames, 1)
+        return decode(_requests, frames[0])
     except MalformedError as error:
-        raise MalformedError(str(error), _id_of(frames[0])) from None
+        raise MalformedRequestError(str(error), _id_of(frames)) from None
 
 
 def read_reply(frames: Sequence[Any]) -> AnyReply:
@@ -438,9 +437,8 @@ def read_reply(frames: Sequence[Any]) -> AnyReply:
     MalformedError
         If it is none.
     """
-    if len(frames) != 1:
-        raise MalformedError(f"{len(frames)} frames instead of 1")
-    return _decode(_replies, frames[0])
+    require(frames, 1)
+    return decode(_replies, frames[0])
 
 
 def read_news(frames: Sequence[Any]) -> News:
@@ -451,9 +449,8 @@ def read_news(frames: Sequence[Any]) -> News:
     MalformedError
         If it is none.
     """
-    if len(frames) != 2:
-        raise MalformedError(f"{len(frames)} frames instead of 2")
-    return _decode(_news, frames[1])
+    require(frames, 2)
+    return decode(_news, frames[1])
 
 
 def new_key() -> str:
@@ -461,15 +458,8 @@ def new_key() -> str:
     return secrets.token_hex(16)
 
 
-def _id_of(frame: Any) -> int | None:
+def _id_of(frames: Sequence[Any]) -> int | None:
     try:
-        return _decode(_numbered, frame).id
+        return decode(_numbered, frames[0]).id if len(frames) == 1 else None
     except MalformedError:
         return None
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Any) -> T:
-    try:
-        return decoder.decode(memoryview(frame))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedError(str(error)) from None

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.streaming.codecs import plane_dtype, unpack
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.source import Plane
-from openhcs_jupyter.streaming.wire import MalformedError, Part
+from openhcs_jupyter.streaming.wire import Part
 
 
 class Assembly:

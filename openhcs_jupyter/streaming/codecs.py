@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.layers import LayerKind
-from openhcs_jupyter.streaming.wire import Codec, MalformedError
+from openhcs_jupyter.streaming.wire import Codec
 
 # Noisy 16-bit planes, one core: lz4 halves them at some 0.6 GB/s, zstd saves a tenth more at a third of that speed.
 _RAW_ABOVE = 235e6

@@ -10,6 +10,7 @@ import msgspec
 import zmq
 
 from openhcs_jupyter.errors import StreamError
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.keys import (
     Invitation,
     KeyPair,
@@ -26,7 +27,6 @@ from openhcs_jupyter.streaming.wire import (
     MOST_MESSAGE_BYTES,
     Enrolled,
     Knock,
-    MalformedError,
     Message,
     encode,
     read_from_kernel,

@@ -19,6 +19,7 @@ from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.streaming.board import Board
 from openhcs_jupyter.streaming.codecs import choose_codec, dtype_name, pack, rows_of_part
 from openhcs_jupyter.streaming.fetching import Fetchers, Urgency
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.layers import LinkChanged
 from openhcs_jupyter.streaming.planes import Reader, coarse, file_in, kind_of
 from openhcs_jupyter.streaming.wire import (
@@ -28,7 +29,6 @@ from openhcs_jupyter.streaming.wire import (
     Credit,
     Drop,
     Hello,
-    MalformedError,
     Message,
     Part,
     Ping,

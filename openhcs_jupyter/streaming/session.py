@@ -16,6 +16,7 @@ from openhcs_jupyter.streaming.assembling import Assembly, mapped, report, settl
 from openhcs_jupyter.streaming.board import Board, Key, key_of
 from openhcs_jupyter.streaming.codecs import plane_dtype
 from openhcs_jupyter.streaming.fetching import Fetchers, Urgency
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.layers import COARSE, LinkChanged, RunAnnounced, StackReady, TableReady
 from openhcs_jupyter.streaming.rate import LinkRate
 from openhcs_jupyter.streaming.source import Plane, PlaneRequest, TableRequest
@@ -28,7 +29,6 @@ from openhcs_jupyter.streaming.wire import (
     FromKernel,
     Hello,
     Knock,
-    MalformedError,
     Message,
     News,
     Part,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
+from openhcs_jupyter.streaming.frames import MalformedError, decode, require
 from openhcs_jupyter.streaming.layers import (
     LayerKnown,
     Progressed,
@@ -198,11 +199,6 @@ FromKernel = Welcome | Said | News | Pong | Probe | Part | Rows | Refused | Bye 
 _encoder = msgspec.msgpack.Encoder()
 _from_viewer: msgspec.msgpack.Decoder[FromViewer] = msgspec.msgpack.Decoder(FromViewer)
 _from_kernel: msgspec.msgpack.Decoder[FromKernel] = msgspec.msgpack.Decoder(FromKernel)
-T = TypeVar("T")
-
-
-class MalformedError(Exception):
-    """A message is not what the wire format says."""
 
 
 def encode(message: Message) -> bytes:
@@ -218,9 +214,8 @@ def read_from_viewer(frames: Sequence[Any]) -> FromViewer:
     MalformedError
         If it is none.
     """
-    if len(frames) != 1:
-        raise MalformedError(f"{len(frames)} frames instead of 1")
-    return _decode(_from_viewer, frames[0])
+    require(frames, 1)
+    return decode(_from_viewer, frames[0])
 
 
 def read_from_kernel(frames: Sequence[Any]) -> tuple[FromKernel, Any]:
@@ -233,14 +228,7 @@ def read_from_kernel(frames: Sequence[Any]) -> tuple[FromKernel, Any]:
     """
     if not 1 <= len(frames) <= 2:
         raise MalformedError(f"{len(frames)} frames instead of 1 or 2")
-    message = _decode(_from_kernel, frames[0])
+    message = decode(_from_kernel, frames[0])
     if isinstance(message, Part | Rows | Probe) != (len(frames) == 2):
         raise MalformedError(f"{type(message).__name__} with {len(frames)} frames")
     return message, frames[1] if len(frames) == 2 else None
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Any) -> T:
-    try:
-        return decoder.decode(memoryview(frame))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedError(str(error)) from None

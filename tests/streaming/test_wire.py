@@ -21,10 +21,10 @@ from openhcs_jupyter.streaming import PlaneRequest, wire
 from openhcs_jupyter.streaming.board import Board
 from openhcs_jupyter.streaming.codecs import pack, plane_dtype, unpack
 from openhcs_jupyter.streaming.fetching import Fetchers
+from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.layers import Layer, LayerKnown, Progressed, RunAnnounced, RunView, StackReady, WellPlace
 from openhcs_jupyter.streaming.serving import PixelServer
 from openhcs_jupyter.streaming.session import Session
-from openhcs_jupyter.streaming.wire import MalformedError
 from tests.engine.bench import until
 
 EXAMPLES = int(os.environ.get("OPENHCS_TEST_EXAMPLES", "150"))
