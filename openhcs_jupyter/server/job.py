@@ -38,6 +38,8 @@ NEEDED = (
 """Modules that every job needs."""
 _LONGEST_PATH = 4096
 _TICK_S = 0.05
+_VIEWERS_S = 8.0
+"""So long viewers may take for the rest; the server ends a process that stays longer."""
 _PATIENCE_S = 600.0
 """So long a job waits for an OMERO that is away."""
 
@@ -90,10 +92,11 @@ def _do(folder: Path) -> None:
     journal = JobJournal(folder)
     state: JobState = "failed"
     session: Session | None = None
+    job = _Job(orders, folder, journal, asked)
     try:
         if orders.login is not None:
             session = Session(orders)
-        state, message = _Job(orders, folder, journal, asked).run()
+        state, message = job.run()
         if state == "failed" and session is not None and session.has_ended():
             state = "needs_login"
     except OpenHCSError as error:
@@ -108,6 +111,7 @@ def _do(folder: Path) -> None:
     if session is not None:
         session.close()
     journal.tell(StateChanged(time=time.time(), state=state, message=message, attempt=orders.attempt))
+    job.leave()
 
 
 def _is_ended_session(error: BaseException) -> bool:
@@ -228,11 +232,12 @@ class _Job:
         )
         self._state("running")
         self._show(run)
-        try:
-            return self._follow(run)
-        finally:
-            if self._stream is not None:
-                self._stream.close()
+        return self._follow(run)
+
+    def leave(self) -> None:
+        """Let viewers get what is left, for a moment."""
+        if self._stream is not None:
+            self._stream.finish(_VIEWERS_S)
 
     def _plan(self) -> ExecutionPlan:
         from openhcs_jupyter.door import Script, Source, choose_plate, define_steps, plan_run

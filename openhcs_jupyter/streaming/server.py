@@ -39,6 +39,7 @@ from openhcs_jupyter.streaming.wire import News, encode
 
 _LOOK_S = 0.04
 _IDLE_S = 0.25
+_QUIET_S = 2.0
 _SLICE_S = 0.005
 _STATE = "server.json"
 CONNECTION = "connection.json"
@@ -190,6 +191,14 @@ class StreamServer:
             isinstance(door, CallingDoor) and door.calls == invitation.endpoint and door.is_let_in
             for door in list(self._doors.values())
         )
+
+    def finish(self, longest_s: float) -> None:
+        """Serve until nobody has asked for anything for a while, at most for `longest_s` seconds; then close."""
+        now = time.monotonic()
+        end = now + longest_s
+        while time.monotonic() < min(end, max(now, self._pixels.asked) + _QUIET_S):
+            self._end.wait(_IDLE_S)
+        self.close()
 
     def close(self) -> None:
         """Tell the viewers, end the thread and close the sockets; a kernel that starts again takes up the rest."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,13 @@ from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone
 from openhcs_jupyter.functions import gaussian_blur, max_projection
 from openhcs_jupyter.pipeline import FunctionStep, Labels, Pipeline, Step, Table
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.streaming import ListeningSource
 from openhcs_jupyter.topology import discover
+from tests.engine.bench import until
 from tests.engine.functions import negative
 from tests.server.serving import ServerProcess
+from tests.streaming.heard import Heard
+from tests.streaming.test_remote import free_port
 
 Serve = Callable[..., ServerProcess]
 Remote = Callable[..., RemoteOrchestrator]
@@ -109,6 +115,36 @@ def test_a_closure_over_an_array_never_leaves_the_laptop(server: ServerProcess, 
     with pytest.raises(CompileError, match=r"step 'weighted': .* whose 'kernel' is an array of float64, 3 x 3"):
         client.submit(1, [Step(weighted)])
     assert client.jobs() == before
+
+
+def held(stack: Any, gate: str, context: Any) -> Any:
+    """Give well B02 back when a file is there, and all others at once."""
+    end = time.monotonic() + 60
+    while context.well == "B02" and not Path(gate).exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    return stack
+
+
+def test_a_viewer_that_listens_shows_a_job_while_it_runs(server: ServerProcess, remote: Remote, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    pipeline = [Step(held, {"gate": str(gate)}), Step(max_projection, save=True)]
+    with ListeningSource("127.0.0.1", free_port(), called="127.0.0.1", folder=tmp_path, mapping=False) as source:
+        heard = Heard(source)
+        line = source.invitation.line()
+        run = remote(server).run_remote_pipeline(1, pipeline, {"wells": "A01,B02"}, viewer_host=line, name="seen")
+        until(lambda: len(heard.stacks()) == 4, "the results of the first well")
+        for ready in heard.stacks().values():
+            layer, well = heard.view().layers[ready.layer], heard.view().wells[ready.well].name
+            assert well == "A01"
+            ours = run.image("max_projection", well=well, field=heard.view().fields[ready.field])
+            channel = next(s for s in run.plan.results if s.name == "max_projection").channels.index(layer.channel)
+            assert np.array_equal(heard.plane(ready), ours[0, channel, 0])
+        assert run.status == "running"
+        gate.touch()
+        until(lambda: len(heard.stacks()) == 8, "the results of the second well")
+        heard.until_ended()
+        assert all(heard.plane(ready).any() for ready in heard.stacks().values())  # also those that came last
+    assert run.result().status == "done"
 
 
 def test_a_wrong_key_a_wrong_token_and_nobody_there_are_told_apart(
