@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 _LONG = ("notebooks", "server", "lab", "kernel", "viewer", "engine", "omero", "client", "magics")
 """Rooms whose tests take longest, and begin first."""
-_SHARED = ("lab", "viewer", "omero")
-"""Rooms whose tests share a browser, a screen or a server, and stay in one process."""
+_SHARED = ("server", "lab", "viewer", "omero")
+"""Rooms whose tests share a browser, a screen, accounts or a server, and stay in one process."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests in an order and in groups by which several processes share them well."""
 
