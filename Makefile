@@ -117,7 +117,7 @@ peer: $(VENV)/.with-dev
 .PHONY: test
 test: system-packages omero-client peer ## Check everything and run all tests
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup || status=1; \
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope || status=1; \
 	exit $$status
 
 # A test server only: the tests make plates and delete them. deploy/import_plates.py fills it.

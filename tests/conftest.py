@@ -21,17 +21,24 @@ _SHARED = ("server", "lab", "viewer", "omero")
 """Rooms whose tests share a browser, a screen, accounts or a server, and stay in one process."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests in an order and in groups by which several processes share them well."""
+    """Begin with the long ones."""
+    rooms = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    items.sort(key=lambda item: _LONG.index(rooms[item]) if rooms[item] in _LONG else len(_LONG))
 
-    def room(item: pytest.Item) -> str:
-        return item.path.relative_to(Path(__file__).parent).parts[0]
 
-    items.sort(key=lambda item: _LONG.index(room(item)) if room(item) in _LONG else len(_LONG))
-    for item in items:
-        group = room(item) if room(item) in _SHARED else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Keep tests of a file, or of a room that shares something, in one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((room for room in _SHARED if file.startswith(f"tests/{room}/")), file)
+
+    config.option.loadscopereorder = False
+    return Rooms(config, log)
 
 
 @pytest.fixture
