@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Serve JupyterLab; its kernels have the demo, and a default repository with a small plate."""
     if CHROMIUM is None:
@@ -30,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(lab: Lab) -> Iterator[Browser]:
     """Return a running Chromium."""
     from playwright.sync_api import sync_playwright
@@ -68,7 +68,7 @@ class Pages:
             self._page = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pages(browser: Browser) -> Pages:
     return Pages(browser)
 
@@ -102,7 +102,7 @@ def open_notebook(lab: Lab, pages: Pages, request: pytest.FixtureRequest) -> Ite
         assert notebook.complaints == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_plates(lab: Lab) -> str:
     """Return a repository with two plates of different channels."""
     folder = lab.home / "two"

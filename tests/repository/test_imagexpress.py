@@ -481,7 +481,8 @@ def test_a_reader_of_another_package_wins_where_it_is_surer(tmp_path: Path, monk
 
     groups: list[str] = []
     monkeypatch.setattr(
-        "openhcs_jupyter.repository.embedded.formats.entry_points", lambda group: groups.append(group) or [Entry()]
+        "openhcs_jupyter.repository.embedded.formats.choosing.entry_points",
+        lambda group: groups.append(group) or [Entry()],
     )
     assert choose(write_images(tmp_path / "names alone", "A01_s1_w1.tif")).name == "Other"
     assert choose(write_images(tmp_path / "levels", "ZStep_1/A01_s1_w1.tif")).name == "ImageXpress"

@@ -232,3 +232,8 @@ def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: obj
 def computed(events: list[p.JobEvent]) -> list[int]:
     """List the units that were computed, as often as they were."""
     return sorted(one.event.unit for one in events if isinstance(one.event, UnitDone) and not one.event.reused)
+
+
+def finished(events: list[p.JobEvent]) -> set[int]:
+    """Return the units that were computed or found again: who is killed right after a unit has not told of it yet."""
+    return {one.event.unit for one in events if isinstance(one.event, UnitDone)}
