@@ -26,8 +26,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start j
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Return a server for three owners, each with a repository of their own, and cleo its administrator."""
     folder = tmp_path_factory.mktemp("owners")
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(place.stat().st_mode | 0o011)
+    for place in (folder, *folder.parents):
+        if not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o011)
     for owner, account in OWNERS.items():
         write_plate(folder / f"plate-{owner}", wells=("A01", "A02", "B01", "B02"), fields=2, z=2)
         with EmbeddedRepository(folder / owner) as repository:
