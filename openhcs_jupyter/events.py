@@ -52,6 +52,8 @@ class UnitDone(Event, frozen=True, kw_only=True, tag="unit-done"):
     bytes_read: int
     reused: bool = False
     """The results come from an earlier run's equal unit."""
+    steps_kept: int = 0
+    """Steps of its stage that were not done: the unit went on from what an earlier run had kept behind them."""
     bytes_up: int = 0
     """Sent to a GPU since its worker's last unit, which includes what was sent ahead."""
     bytes_down: int = 0

@@ -264,6 +264,7 @@ class Conductor:
             write_s=outcome.write_s,
             bytes_read=outcome.bytes_read,
             reused=reused,
+            steps_kept=outcome.steps_kept,
             bytes_up=outcome.bytes_up,
             bytes_down=outcome.bytes_down,
         )

@@ -211,6 +211,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     compute_s: float = 0.0
     write_s: float = 0.0
     bytes_read: int = 0
+    steps_kept: int = 0
+    """Steps of its stage that an earlier run had done, so that the unit went on behind them."""
     waypoints: KeptWaypoints | None = None
     bytes_up: int = 0
     """Sent to a device since the worker's last unit, which includes what was sent ahead."""

@@ -71,10 +71,14 @@ class UnitInputs:
         """Where the unit goes on; None where it starts from its images."""
 
     @property
+    def steps_kept(self) -> int:
+        """How many steps of the stage stand before the waypoint and are not to be done."""
+        return 0 if self.waypoint is None else self.waypoint.step + 1
+
+    @property
     def steps(self) -> list[PlannedStep]:
         """Steps that are to be done."""
-        first = 0 if self.waypoint is None else self.waypoint.step + 1
-        return [self._program.steps[index] for index in self._stage.steps[first:]]
+        return [self._program.steps[index] for index in self._stage.steps[self.steps_kept :]]
 
     @property
     def outputs(self) -> dict[str, Path]:

@@ -196,6 +196,7 @@ class _Worker:
                 compute_s=done.compute_s,
                 write_s=time.monotonic() - begin,
                 bytes_read=inputs.bytes_read,
+                steps_kept=inputs.steps_kept,
                 waypoints=waypoints,
             )
             with suppress(OSError):  # the conductor is gone, and this process will be in a moment

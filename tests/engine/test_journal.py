@@ -31,6 +31,7 @@ events = st.one_of(
         write_s=seconds,
         bytes_read=counts,
         reused=st.booleans(),
+        steps_kept=counts,
     ),
     st.builds(
         UnitFailed,

@@ -14,9 +14,10 @@ import pytest
 
 from openhcs_jupyter.engine import Run
 from openhcs_jupyter.engine.cache import ResultCache
+from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.model import RunStatus
 from openhcs_jupyter.pipeline import ImageOutput, Labels, Step, Table, image, measure, table
-from tests.engine.bench import Bench, contents, lines
+from tests.engine.bench import Bench, contents, journal, lines
 from tests.engine.functions import Mean, note
 
 LONG_S = 0.006
@@ -179,6 +180,13 @@ def ended(started: Run) -> RunStatus:
     return started.status
 
 
+def steps_kept(started: Run) -> dict[tuple[str | None, int | None], int]:
+    """By well and field: how many steps a run found done by another."""
+    units = started.plan.units
+    done = [event for event in journal(started) if isinstance(event, UnitDone)]
+    return {(units[event.unit].well, units[event.unit].field): event.steps_kept for event in done}
+
+
 class TestOneChange:
     what = PIPELINES["labels and tables"]
 
@@ -197,6 +205,13 @@ class TestOneChange:
         mended = bench.done(*steps, measured[1])
         assert not calls(log)
         assert contents(mended) == contents(bench.done(*steps, measured[1], run_options={"force": True}))
+
+    def test_a_unit_tells_how_many_steps_it_did_not_do(self, bench: Bench) -> None:
+        log = bench.folder / "log"
+        first = bench.done(*steps_of(self.what, log))
+        assert set(steps_kept(first).values()) == {0}
+        again = bench.done(*steps_of(self.what, log, 3))
+        assert steps_kept(again) == {**dict.fromkeys(bench.places(), 3), (None, None): 0}
 
     def test_only_wells_that_changed_are_done_again(self, bench: Bench) -> None:
         log = bench.folder / "log"
