@@ -101,7 +101,7 @@ class Trials:
         while self._kind != "client" and kills and not self._have_ended(jobs):
             wanted = self._done(jobs) + self._dice.randint(0, 4)
             until(lambda wanted=wanted: self._done(jobs) >= wanted or self._have_ended(jobs), _PATIENCE_S)
-            time.sleep(self._dice.uniform(0, 0.05))
+            time.sleep(self._dice.uniform(0, 0.05))  # the moment of the kill is what is tried
             killed = self._kill()
             self.counts["kills"] += killed
             kills -= killed
@@ -153,7 +153,7 @@ class Trials:
                 client.stdin.write(work)
                 client.stdin.close()
                 client.stdout.readline()  # it is about to hand in the first
-                time.sleep(self._dice.uniform(0, 0.05))
+                time.sleep(self._dice.uniform(0, 0.05))  # likewise
                 client.kill()
             self.counts["kills"] += 1
 
