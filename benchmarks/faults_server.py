@@ -27,6 +27,7 @@ from benchmarks.report import report
 from benchmarks.server import server
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import ENDED, RESTING, Job, Payload, new_key
 from openhcs_jupyter.server.processes import of_seat
 from tests.server.serving import Client, ServerProcess, payload, running, until
 
@@ -92,7 +93,7 @@ class Trials:
 
     def round(self, kills: int) -> None:
         """Hand in jobs, kill something some times, and judge what became of the jobs."""
-        jobs = {p.new_key(): self._work() for _ in range(_JOBS)}
+        jobs = {new_key(): self._work() for _ in range(_JOBS)}
         if self._kind == "client":
             self._kill_clients(jobs, kills)
         for key, (work, _) in jobs.items():
@@ -108,21 +109,21 @@ class Trials:
         until(lambda: self._have_ended(jobs), _PATIENCE_S)
         self._judge(jobs)
 
-    def _work(self) -> tuple[p.Payload, Path]:
+    def _work(self) -> tuple[Payload, Path]:
         self._number += 1
         log = self._folder / f"witness-{self._number}.txt"
         options = {"plate": self._plate} if self._plate else {}
         return payload(_CELL.format(log=str(log), number=self._number), **options), log
 
-    def _jobs(self, jobs: dict[str, tuple[p.Payload, Path]]) -> list[p.Job]:
+    def _jobs(self, jobs: dict[str, tuple[Payload, Path]]) -> list[Job]:
         listed = self._client.ask(p.ListJobs, limit=2 * _JOBS).jobs
         return [job for job in listed if job.key in jobs]
 
-    def _done(self, jobs: dict[str, tuple[p.Payload, Path]]) -> int:
+    def _done(self, jobs: dict[str, tuple[Payload, Path]]) -> int:
         return sum(job.done for job in self._jobs(jobs))
 
-    def _have_ended(self, jobs: dict[str, tuple[p.Payload, Path]]) -> bool:
-        return all(job.state in p.ENDED | set(p.RESTING) for job in self._jobs(jobs))
+    def _have_ended(self, jobs: dict[str, tuple[Payload, Path]]) -> bool:
+        return all(job.state in ENDED | set(RESTING) for job in self._jobs(jobs))
 
     def _kill(self) -> int:
         if self._kind == "server":
@@ -141,7 +142,7 @@ class Trials:
             return 0
         return 1
 
-    def _kill_clients(self, jobs: dict[str, tuple[p.Payload, Path]], kills: int) -> None:
+    def _kill_clients(self, jobs: dict[str, tuple[Payload, Path]], kills: int) -> None:
         """Have clients hand the jobs in and follow them, and kill each at another moment."""
         for _ in range(kills):
             words = [sys.executable, "-m", "benchmarks.faults_server", "--follow"]
@@ -162,7 +163,7 @@ class Trials:
         jobs = str(self._one.state / "jobs")
         return [seat for seat in self._one.seats() if any(_folder_of(pid).startswith(jobs) for pid in of_seat(seat))]
 
-    def _judge(self, jobs: dict[str, tuple[p.Payload, Path]]) -> None:
+    def _judge(self, jobs: dict[str, tuple[Payload, Path]]) -> None:
         found = self._jobs(jobs)
         keys = [job.key for job in found]
         self.counts["doubled"] += len(keys) - len(set(keys))
@@ -228,7 +229,7 @@ def _follow(line: str, token: str) -> None:
 
     client = Client(read_invitation(line))
     client.watch(client.hello(token))
-    work = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[tuple[str, p.Payload]])
+    work = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[tuple[str, Payload]])
     print("ready", flush=True)
     for key, one in work:
         client.submit(one, key=key)

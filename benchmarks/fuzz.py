@@ -105,6 +105,7 @@ def requests() -> Try:
 def seeds(target: str) -> list[bytes]:
     """Return messages as they should be, from which the fuzzer starts."""
     from openhcs_jupyter.server import protocol
+    from openhcs_jupyter.server.model import Payload
     from openhcs_jupyter.streaming import wire
 
     if target == "stream":
@@ -118,7 +119,7 @@ def seeds(target: str) -> list[bytes]:
     if target == "requests":
         asked = (
             protocol.Hello(id=1, version=1, token="t"), protocol.GetJob(id=2, job="j"), protocol.ListJobs(id=3),
-            protocol.Submit(id=4, key="0" * 32, payload=protocol.Payload(name="run", cell="pipeline_steps = []")),
+            protocol.Submit(id=4, key="0" * 32, payload=Payload(name="run", cell="pipeline_steps = []")),
             protocol.Fetch(id=5, job="j", file="plan.json"), protocol.Cancel(id=6, job="j"),
         )  # fmt: skip
         return [protocol.encode(message) for message in asked]

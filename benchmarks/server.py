@@ -22,6 +22,7 @@ from benchmarks.report import median_ratio, report
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import ENDED
 from openhcs_jupyter.server.processes import seats
 from tests.server.serving import Client, ServerProcess, payload, until
 from tests.server.simulation import Job, simulate
@@ -141,7 +142,7 @@ def _first_unit(client: Client, cell: str) -> float:
             continue
         if not seconds and any(isinstance(one.event, UnitDone) for one in news.events):
             seconds = time.perf_counter() - start
-        if news.state in p.ENDED:
+        if news.state in ENDED:
             assert news.state == "done", client.job(job).message
             return seconds
 
@@ -199,7 +200,7 @@ def _ended(client: Client, job: str) -> None:
     while True:
         assert client.news.poll(120_000), "nothing is heard of the job"
         news = p.read_news(client.news.recv_multipart())
-        if news.job == job and news.state in p.ENDED:
+        if news.job == job and news.state in ENDED:
             assert news.state == "done", client.job(job).message
             return
 

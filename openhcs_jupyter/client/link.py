@@ -17,6 +17,7 @@ import zmq
 
 from openhcs_jupyter.errors import ServerError
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import ENDED, JobEvent, JobState
 from openhcs_jupyter.streaming.frames import MalformedError
 from openhcs_jupyter.streaming.keys import Endpoint, new_keys
 from openhcs_jupyter.streaming.sockets import Monitor, Waker, join_curve, prepare
@@ -34,7 +35,7 @@ _TICK_MS = 100
 _IDLE_MS = 1000
 
 R = TypeVar("R", bound=p.Reply)
-Take = Callable[[p.JobState, int, tuple[p.JobEvent, ...]], None]
+Take = Callable[[JobState, int, tuple[JobEvent, ...]], None]
 """Is told what happens to a job: its state, the number of its latest event, and its events in order, each once."""
 Identify = Callable[[], Mapping[str, str]]
 
@@ -361,14 +362,14 @@ class Link:
         asked.future.add_done_callback(told)
         self._put(asked)
 
-    def _take(self, followed: _Followed, state: p.JobState, latest: int, events: tuple[p.JobEvent, ...]) -> None:
+    def _take(self, followed: _Followed, state: JobState, latest: int, events: tuple[JobEvent, ...]) -> None:
         fresh = tuple(event for event in events if event.number > followed.at)
         if fresh and fresh[0].number != followed.at + 1:
             self._catch_up(followed)
             return
         if fresh:
             followed.at = fresh[-1].number
-        followed.ended = state in p.ENDED and followed.at >= latest
+        followed.ended = state in ENDED and followed.at >= latest
         followed.looked = time.monotonic()
         followed.take(state, latest, fresh)
 

@@ -16,6 +16,7 @@ from openhcs_jupyter.engine.journal import Journal
 from openhcs_jupyter.engine.store import RunFolder
 from openhcs_jupyter.errors import ServerError
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import JobEvent, NotCompiled, Planned, StateChanged
 
 _AT_ONCE = 8
 """Parts of files that are asked for before the first has come."""
@@ -42,13 +43,13 @@ class Mirror:
         self.folder.units.mkdir()
         self._journal: Journal | None = None
 
-    def note(self, events: Iterable[p.JobEvent]) -> None:
+    def note(self, events: Iterable[JobEvent]) -> None:
         """Write the events of the run into its journal, those of the job are passed over."""
         if self._journal is None:
             self._journal = Journal(self.folder.journal)
             weakref.finalize(self, self._journal.close)
         for one in events:
-            if not isinstance(one.event, p.StateChanged | p.Planned | p.NotCompiled):
+            if not isinstance(one.event, StateChanged | Planned | NotCompiled):
                 self._journal.append(one.event)
 
     def fetch_record(self) -> None:

@@ -17,6 +17,7 @@ from openhcs_jupyter.door.payload import Code, code_of_steps
 from openhcs_jupyter.errors import ServerError, UsageError
 from openhcs_jupyter.pipeline import FunctionStep, Step
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, new_key
 from openhcs_jupyter.streaming.keys import read_invitation
 from openhcs_jupyter.streaming.known import known_viewer
 
@@ -146,7 +147,7 @@ class RemoteOrchestrator:
         viewers: Sequence[str] = (),
         priority: int = 0,
         key: str | None = None,
-    ) -> p.Job:
+    ) -> Job:
         """Hand in a pipeline that is source code already.
 
         Parameters
@@ -169,7 +170,7 @@ class RemoteOrchestrator:
         ServerError
             If the server cannot be reached, or refuses.
         """
-        payload = p.Payload(
+        payload = Payload(
             name=options.name,
             cell=code.cell,
             before=code.before,
@@ -179,7 +180,7 @@ class RemoteOrchestrator:
             options=checked(options),
             viewers=tuple(viewers),
         )
-        return self._link.ask(p.Submit, p.JobIs, key=key or p.new_key(), payload=payload, priority=priority).job
+        return self._link.ask(p.Submit, p.JobIs, key=key or new_key(), payload=payload, priority=priority).job
 
     def attach(self, job_id: str) -> RemoteRun:
         """Return the run of a job, whatever its state.
@@ -191,11 +192,11 @@ class RemoteOrchestrator:
         """
         return self.run_of(self.get_status(job_id))
 
-    def run_of(self, job: p.Job) -> RemoteRun:
+    def run_of(self, job: Job) -> RemoteRun:
         """Return the run of a job that is at hand."""
         return RemoteRun(self._link, job)
 
-    def get_status(self, job_id: str) -> p.Job:
+    def get_status(self, job_id: str) -> Job:
         """Return a job as it is now.
 
         Raises
@@ -205,9 +206,7 @@ class RemoteOrchestrator:
         """
         return self._link.ask(p.GetJob, p.JobIs, job=job_id).job
 
-    def jobs(
-        self, states: Sequence[p.JobState] = (), *, limit: int | None = 100, everybody: bool = False
-    ) -> list[p.Job]:
+    def jobs(self, states: Sequence[JobState] = (), *, limit: int | None = 100, everybody: bool = False) -> list[Job]:
         """List the user's jobs, the latest first.
 
         Parameters
@@ -219,7 +218,7 @@ class RemoteOrchestrator:
         everybody
             For administrators: jobs of all owners.
         """
-        found: list[p.Job] = []
+        found: list[Job] = []
         while limit is None or len(found) < limit:
             most = p.MOST_LISTED if limit is None else min(p.MOST_LISTED, limit - len(found))
             before = found[-1].id if found else ""
@@ -231,7 +230,7 @@ class RemoteOrchestrator:
                 break
         return found
 
-    def events(self, job_id: str, *, follow: bool = True) -> Iterator[p.AnyJobEvent]:
+    def events(self, job_id: str, *, follow: bool = True) -> Iterator[AnyJobEvent]:
         """Iterate over what has happened to a job: its states, and the events of its run.
 
         Parameters
@@ -242,11 +241,11 @@ class RemoteOrchestrator:
             Wait for what is yet to happen, until the job has ended.
         """
         latest = self.get_status(job_id).events
-        news: queue.SimpleQueue[tuple[p.JobState, int, tuple[p.JobEvent, ...]]] = queue.SimpleQueue()
+        news: queue.SimpleQueue[tuple[JobState, int, tuple[JobEvent, ...]]] = queue.SimpleQueue()
         leave = self._link.follow(job_id, lambda *told: news.put(told))
         at, state = 0, "queued"
         try:
-            while at < latest or (follow and state not in p.ENDED):
+            while at < latest or (follow and state not in ENDED):
                 try:
                     state, last, events = news.get(timeout=_LOOK_S)
                 except queue.Empty:
@@ -260,15 +259,15 @@ class RemoteOrchestrator:
         finally:
             leave()
 
-    def cancel(self, job_id: str) -> p.Job:
+    def cancel(self, job_id: str) -> Job:
         """Stop a job; what is finished is kept. Returns it as it is now: it stops within moments."""
         return self._link.ask(p.Cancel, p.JobIs, job=job_id).job
 
-    def park(self, job_id: str) -> p.Job:
+    def park(self, job_id: str) -> Job:
         """Stop a job until it is asked to go on."""
         return self._link.ask(p.Park, p.JobIs, job=job_id).job
 
-    def resume(self, job_id: str) -> p.Job:
+    def resume(self, job_id: str) -> Job:
         """Let a job go on that is parked, cancelled, has failed or needs a login."""
         return self._link.ask(p.Resume, p.JobIs, job=job_id).job
 

@@ -17,6 +17,7 @@ from openhcs_jupyter.errors import CompileError, RunError, ServerError
 from openhcs_jupyter.events import AnyEvent, Progress, StoredFile, UnitDone, UnitFailed
 from openhcs_jupyter.model import ResultSpec, RunRecord, RunStatus
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import Job, JobEvent, JobState, NotCompiled, Planned, StateChanged
 
 _STATUS: dict[str, RunStatus] = {
     "done": "done",
@@ -45,11 +46,11 @@ class RemoteRun(Run):
         As the server said last.
     """
 
-    def __init__(self, link: Link, job: p.Job) -> None:
+    def __init__(self, link: Link, job: Job) -> None:
         self._link = link
         self._job = job
         self._mirror = Mirror(link, job.id)
-        self._state: p.JobState = job.state
+        self._state: JobState = job.state
         self._latest = job.events
         self._why = job.message
         self._at = 0
@@ -78,12 +79,12 @@ class RemoteRun(Run):
         return self._job.name
 
     @property
-    def job(self) -> p.Job:
+    def job(self) -> Job:
         """The job as the server has it now."""
         self._job = self._link.ask(p.GetJob, p.JobIs, job=self.id).job
         return self._job
 
-    def known_job(self) -> p.Job:
+    def known_job(self) -> Job:
         """Return the job as it was known some seconds ago, without waiting."""
         asked = self._asked
         if asked is not None and asked.done():
@@ -116,7 +117,7 @@ class RemoteRun(Run):
         return self._link.name
 
     @property
-    def state(self) -> p.JobState:
+    def state(self) -> JobState:
         """The job's state, as far as it is known here."""
         return self._state
 
@@ -280,17 +281,17 @@ class RemoteRun(Run):
     def __repr__(self) -> str:
         return f"<RemoteRun {self.name!r} (job {self.id} on {self.server}): {self.state}>"
 
-    def _take(self, state: p.JobState, latest: int, events: tuple[p.JobEvent, ...]) -> None:
+    def _take(self, state: JobState, latest: int, events: tuple[JobEvent, ...]) -> None:
         """Take what happened; the link's thread calls it."""
         with self._news:
             self._mirror.note(events)
             for one in events:
-                if isinstance(one.event, p.StateChanged):
+                if isinstance(one.event, StateChanged):
                     self._state, self._why = one.event.state, one.event.message
-                elif isinstance(one.event, p.Planned):
+                elif isinstance(one.event, Planned):
                     self._planned += 1
                     self._compile_error = None
-                elif isinstance(one.event, p.NotCompiled):
+                elif isinstance(one.event, NotCompiled):
                     self._compile_error = CompileError(one.event.problems, one.event.source_name)
                 elif isinstance(one.event, UnitDone):
                     self._files[one.event.unit] = one.event.files
@@ -347,6 +348,6 @@ class RemoteRun(Run):
         """Nothing is checked here: what is missing shows when it is fetched."""
 
 
-def told_state(state: p.JobState) -> str:
+def told_state(state: JobState) -> str:
     """Say how a job stands, as the end of a sentence."""
     return {"failed": "has failed", "needs_login": "needs a login"}.get(state, f"is {state}")

@@ -81,7 +81,7 @@ def submit(
         If the server cannot be reached, or refuses.
     """
     from openhcs_jupyter.door.payload import code_of_text
-    from openhcs_jupyter.server.protocol import new_key
+    from openhcs_jupyter.server.model import new_key
 
     try:
         pipeline = code_of_text(source, namespace)

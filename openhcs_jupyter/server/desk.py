@@ -18,6 +18,7 @@ from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.identity import Clients, Identity
 from openhcs_jupyter.server.jobs import Jobs
+from openhcs_jupyter.server.model import Payload
 from openhcs_jupyter.server.orders import LOG
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.settings import ServerSettings
@@ -131,7 +132,7 @@ class Desk:
         record = self._jobs.submit(who.owner, request.key, request.payload, request.priority)
         return self._said(request.id, record)
 
-    def _check(self, payload: p.Payload) -> None:
+    def _check(self, payload: Payload) -> None:
         options = payload.options
         try:
             checked(options)

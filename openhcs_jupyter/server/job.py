@@ -16,9 +16,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
+from openhcs_jupyter.server.model import JobState, NotCompiled, Planned, StateChanged
 from openhcs_jupyter.server.orders import LOG, MODULES, STREAM, WORK, JobJournal, Orders, read_orders
 from openhcs_jupyter.server.processes import KEY_FILE
-from openhcs_jupyter.server.protocol import JobState, NotCompiled, Planned, StateChanged
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan

@@ -16,9 +16,9 @@ from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.job import CANCEL, PARK
 from openhcs_jupyter.server.leases import Machine, leased_payload
 from openhcs_jupyter.server.logins import Logins
+from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, JobState, Payload
 from openhcs_jupyter.server.news import news_of
 from openhcs_jupyter.server.orders import Orders, write_orders
-from openhcs_jupyter.server.protocol import ACTIVE, ENDED, RESTING, JobState, Payload
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.schedule import Lease, Waiting, decide, first_charge
 from openhcs_jupyter.server.seats import Seats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from openhcs_jupyter.server.protocol import Payload
+from openhcs_jupyter.server.model import Payload
 from openhcs_jupyter.server.schedule import Lease
 from openhcs_jupyter.server.settings import Limits
 from openhcs_jupyter.topology import Topology

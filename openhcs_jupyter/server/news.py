@@ -9,16 +9,8 @@ import msgspec
 from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone, UnitFailed
 from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.folders import read_part
+from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, AnyJobEvent, NotCompiled, Planned, StateChanged
 from openhcs_jupyter.server.orders import JOURNAL, read_events
-from openhcs_jupyter.server.protocol import (
-    ACTIVE,
-    ENDED,
-    RESTING,
-    AnyJobEvent,
-    NotCompiled,
-    Planned,
-    StateChanged,
-)
 from openhcs_jupyter.server.queue import Record
 
 _PART = 512 << 10

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from openhcs_jupyter.server.protocol import AnyJobEvent, Payload
+from openhcs_jupyter.server.model import AnyJobEvent, Payload
 from openhcs_jupyter.topology import Topology
 
 ORDERS, JOURNAL, LOG, WORK, STREAM, MODULES = "orders.json", "journal.jsonl", "log", "work", "stream", "modules"

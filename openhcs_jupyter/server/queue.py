@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from openhcs_jupyter.server.protocol import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, StateChanged
+from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, StateChanged
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (

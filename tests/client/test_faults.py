@@ -22,7 +22,7 @@ from openhcs_jupyter.door.payload import code_of_steps
 from openhcs_jupyter.events import RunStarted, UnitDone
 from openhcs_jupyter.functions import max_projection
 from openhcs_jupyter.pipeline import Step, Table, measure
-from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import Job, new_key
 from tests.client.conftest import profile_of
 from tests.server.serving import ServerProcess, until
 
@@ -165,13 +165,13 @@ def test_a_client_waits_through_cuts_and_a_job_is_made_once(
     requests = cables(server.invitation.port)
     client = remote(server, port=requests.port)
     code = code_of_steps(steps(tmp_path))
-    key = p.new_key()
+    key = new_key()
     made = [client.submit_code(code, RunOptions(plate="1"), key=key).id for _ in range(3)]
     assert len(set(made)) == 1
     run = client.attach(made[0])
     until(lambda: run.progress.stages and run.progress.stages[0].done == 2)
     requests.cut()
-    submitted: list[p.Job] = []
+    submitted: list[Job] = []
     again = threading.Thread(target=lambda: submitted.append(client.submit_code(code, RunOptions(plate="1"), key=key)))
     again.start()
     (tmp_path / "go").touch()

@@ -19,6 +19,7 @@ from openhcs_jupyter.door import RunOptions
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.identity import read_token
+from openhcs_jupyter.server.model import ENDED, RESTING, Job, JobEvent, Payload, new_key
 from openhcs_jupyter.server.processes import end_all, seats
 from openhcs_jupyter.streaming.keys import Invitation, new_keys, read_invitation
 from openhcs_jupyter.streaming.sockets import join_curve
@@ -107,25 +108,25 @@ class Client:
         self.news.subscribe(welcome.ticket)
         self.news.connect(f"tcp://{self.invitation.host}:{welcome.news_port}")
 
-    def submit(self, payload: p.Payload, *, key: str | None = None, priority: int = 0) -> p.Job:
-        return self.ask(p.Submit, key=key or p.new_key(), payload=payload, priority=priority).job
+    def submit(self, payload: Payload, *, key: str | None = None, priority: int = 0) -> Job:
+        return self.ask(p.Submit, key=key or new_key(), payload=payload, priority=priority).job
 
-    def job(self, job: str) -> p.Job:
+    def job(self, job: str) -> Job:
         return self.ask(p.GetJob, job=job).job
 
-    def wait(self, job: str, *states: str, patience_s: float = PATIENCE_S) -> p.Job:
+    def wait(self, job: str, *states: str, patience_s: float = PATIENCE_S) -> Job:
         """Wait until a job is in one of some states; any that is for good if none are named."""
-        wanted = states or (*p.ENDED, *p.RESTING)
+        wanted = states or (*ENDED, *RESTING)
 
-        def look() -> p.Job | None:
+        def look() -> Job | None:
             found = self.job(job)
-            assert found.state in wanted or found.state not in p.ENDED, f"{found.state}: {found.message}"
+            assert found.state in wanted or found.state not in ENDED, f"{found.state}: {found.message}"
             return found if found.state in wanted else None
 
         return until(look, patience_s)
 
-    def events(self, job: str) -> list[p.JobEvent]:
-        found: list[p.JobEvent] = []
+    def events(self, job: str) -> list[JobEvent]:
+        found: list[JobEvent] = []
         while True:
             page = self.ask(p.GetEvents, job=job, after=len(found))
             found += page.events
@@ -225,15 +226,15 @@ def running(state: Path, *options: str, within: tuple[str, ...] = (), **environm
             end_all(seat)
 
 
-def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: object) -> p.Payload:
-    return p.Payload(name=name, cell=cell, before=before, options=RunOptions(name=name, **options))
+def payload(cell: str, name: str = "nuclei", *, before: str = "", **options: object) -> Payload:
+    return Payload(name=name, cell=cell, before=before, options=RunOptions(name=name, **options))
 
 
-def computed(events: list[p.JobEvent]) -> list[int]:
+def computed(events: list[JobEvent]) -> list[int]:
     """List the units that were computed, as often as they were."""
     return sorted(one.event.unit for one in events if isinstance(one.event, UnitDone) and not one.event.reused)
 
 
-def finished(events: list[p.JobEvent]) -> set[int]:
+def finished(events: list[JobEvent]) -> set[int]:
     """Return the units that were computed or found again: who is killed right after a unit has not told of it yet."""
     return {one.event.unit for one in events if isinstance(one.event, UnitDone)}

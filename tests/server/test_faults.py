@@ -13,6 +13,7 @@ import pytest
 
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import new_key
 from openhcs_jupyter.server.processes import of_seat, seats
 from openhcs_jupyter.server.queue import Queue
 from tests.server.conftest import CORES
@@ -89,7 +90,7 @@ def test_no_job_is_lost_doubled_or_computed_twice(
 ) -> None:
     dice = random.Random(request.node.name)
     client = server.client()
-    keys = {p.new_key(): payload(_cell(f"{len(victim)}5{number}"), f"{victim}{number}") for number in range(3)}
+    keys = {new_key(): payload(_cell(f"{len(victim)}5{number}"), f"{victim}{number}") for number in range(3)}
     jobs = {key: client.submit(one, key=key).id for key, one in keys.items()}
     for _ in range(5):
         wanted = min(20, dice.randint(1, 4) + _done(client, jobs.values()))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import ENDED
 from openhcs_jupyter.streaming.keys import new_keys
 from openhcs_jupyter.streaming.sockets import Monitor
 from tests.server.serving import Client, RefusedError, ServerProcess, payload, running, until
@@ -81,7 +82,7 @@ def _send(client: Client, frames: list[bytes]) -> None:
 
 def test_after_all_that_the_server_serves_and_holds_nothing(server: ServerProcess) -> None:
     client = server.client()
-    assert all(job.state in (*p.ENDED, "queued", "compiling") for job in client.ask(p.ListJobs).jobs)
+    assert all(job.state in (*ENDED, "queued", "compiling") for job in client.ask(p.ListJobs).jobs)
     assert client.ask(p.GetServer).clients < 20
     assert "Traceback" not in server.log.read_text()
     assert psutil.Process(server.process.pid).memory_info().rss < 400e6

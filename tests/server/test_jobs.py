@@ -8,6 +8,7 @@ from openhcs_jupyter.engine import load_run
 from openhcs_jupyter.events import RunFinished, UnitDone
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.model import JobEvent, StateChanged, new_key
 from tests.server.conftest import CORES
 from tests.server.serving import SLOW, RefusedError, ServerProcess, computed, payload, until
 
@@ -33,7 +34,7 @@ def test_a_job_runs_to_its_end_and_is_the_same_run_for_everybody(
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     assert sum(isinstance(one.event, UnitDone) for one in events) == 8
     assert any(isinstance(one.event, RunFinished) for one in events)
-    states = [one.event.state for one in events if isinstance(one.event, p.StateChanged)]
+    states = [one.event.state for one in events if isinstance(one.event, StateChanged)]
     assert states == ["queued", "compiling", "running", "done"]
     assert client.ask(p.Fetch, job=job.id, file="plan.json").data == (run.folder / "plan.json").read_bytes()
 
@@ -57,7 +58,7 @@ def test_a_stranger_is_told_nothing(server: ServerProcess) -> None:
 
 def test_a_job_is_handed_in_once_however_often_it_is_sent(server: ServerProcess) -> None:
     client = server.client()
-    key = p.new_key()
+    key = new_key()
     jobs = {client.submit(payload(CELL, "once"), key=key).id for _ in range(3)}
     assert len(jobs) == 1
     assert [job.id for job in client.ask(p.ListJobs).jobs if job.name == "once"] == list(jobs)
@@ -72,7 +73,7 @@ def test_events_arrive_by_themselves_and_only_at_their_owners(server: ServerProc
     other.news.subscribe(welcome.ticket[:8])
     other.news.connect(f"tcp://{other.invitation.host}:{welcome.news_port}")
     job = client.wait(client.submit(payload(CELL)).id)
-    heard: list[p.JobEvent] = []
+    heard: list[JobEvent] = []
     while not heard or heard[-1].number < job.events:
         assert client.news.poll(10_000)
         news = p.read_news(client.news.recv_multipart())

@@ -11,7 +11,8 @@ from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, size
 
 if TYPE_CHECKING:
     from openhcs_jupyter.client import Profile, RemoteRun
-    from openhcs_jupyter.server.protocol import Job, ServerIs
+    from openhcs_jupyter.server.model import Job
+    from openhcs_jupyter.server.protocol import ServerIs
 
 _SIGNS = {
     "queued": "\u25cb",
