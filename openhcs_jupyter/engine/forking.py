@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import io
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from typing import NoReturn
 
 FORK, REAP, DISMISS, IMPORT = b"F", b"R", b"D", b"I"
 ANSWER = struct.Struct("<q")
+MOST_FILES = 4
+"""That a worker is handed: its connection, its status, and where it writes its output and its errors."""
 
 NEEDED = (
     "numpy",
@@ -73,7 +76,7 @@ class _Server:
                     _import([self._likely.pop(0)])
                 continue
             try:
-                message, descriptors, _, _ = socket.recv_fds(self._control, 1 + ANSWER.size, 2)
+                message, descriptors, _, _ = socket.recv_fds(self._control, 1 + ANSWER.size, MOST_FILES)
             except OSError:
                 message = b""
             if not message:
@@ -180,15 +183,21 @@ def _wait(theirs: socket.socket) -> None:
 
     np.ones(_SPARE_BYTES, np.uint8)  # the allocator keeps it, and the first unit finds it there
     warm_up()
-    message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), 2)
+    message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), MOST_FILES)
     if message:
         theirs.close()
         _work(*descriptors)
 
 
-def _work(connection: int, status: int) -> None:
+def _work(connection: int, status: int, *output: int) -> None:
     from openhcs_jupyter.engine.worker import work
 
+    for place, descriptor in enumerate(output, 1):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # the process is ended without a word to it
     work(connection, status)
 
 

@@ -64,6 +64,8 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | _Branch | None = None
         self._control: socket.socket | None = None
+        self._output: list[int] = []
+        """Where workers write, if it is not where the process writes that they are forked from."""
         self._greeted = False
         self._deaths = 0
         """Processes that ended, one after the other, before they had imported."""
@@ -73,17 +75,25 @@ class ForkServer:
         with self._lock:
             self._ensure()
 
-    def branch(self) -> None:
-        """Fork the process from this one, which has no threads yet: what it has imported need not be imported again."""
+    def branch(self, *not_its_own: socket.socket) -> None:
+        """Fork the process from this one, which has no threads yet: what it has imported need not be imported again.
+
+        Parameters
+        ----------
+        *not_its_own
+            Sockets of this process that neither the other one nor its workers are to have.
+        """
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if not pid:
-            ours.close()
+            for end in (ours, *not_its_own):
+                end.close()
             os.setsid()
             os.environ.update(ONE_THREAD)
             forking.serve(theirs)
         theirs.close()
         self._process, self._control = _Branch(pid), ours
+        self._output = [1, 2]  # this process may get others
 
     def ready(self, timeout: float) -> bool:
         """Start the process if it does not run, and tell whether it has imported; waits for it up to `timeout` s."""
@@ -116,7 +126,9 @@ class ForkServer:
         int
             The worker's process id.
         """
-        return self._ask(lambda control: socket.send_fds(control, [FORK + ANSWER.pack(0)], [connection, status]))
+        return self._ask(
+            lambda control: socket.send_fds(control, [FORK + ANSWER.pack(0)], [connection, status, *self._output])
+        )
 
     def load(self, modules: Sequence[str]) -> None:
         """Import modules once, before workers are forked that need them."""

@@ -75,6 +75,8 @@ class Server:
         self._stopping = False
         self._parks = False
         self._asked = 0.0
+        self._trouble = ""
+        """What kept jobs from being looked at the last time."""
         with ExitStack() as stack:
             self._folders = Folders(settings.folder, several=bool(self._accounts))
             stack.callback(self._folders.close)
@@ -152,7 +154,7 @@ class Server:
             ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
             if self._waker.fileno() in ready:
                 self._waker.clear()
-                self._errands.take()
+                self._take_errands()
                 self._announce()
             if self.door.news in ready:
                 self.door.admit(self._clients.is_ticket)
@@ -168,15 +170,26 @@ class Server:
     ) -> None:
         self._stack.close()
 
+    def _take_errands(self) -> None:
+        try:
+            self._errands.take()
+        except Exception as error:  # noqa: BLE001 - what one client asked must not end the server
+            self._say("".join(traceback.format_exception(error)))
+
     def _work(self) -> None:
         try:
             if self._parks:
                 self._parks = False
                 self._jobs.park_all()
             self._jobs.look()
-        except (OSError, sqlite3.Error, OpenHCSError) as error:
+            self._trouble = ""
+        except Exception as error:  # noqa: BLE001 - what one job does must not end the server
             # A full disk, for example: what could not be noted has not happened, and is tried again.
-            self._say(f"{type(error).__name__}: {error}")
+            told = isinstance(error, OSError | sqlite3.Error | OpenHCSError)
+            trouble = f"{type(error).__name__}: {error}" if told else "".join(traceback.format_exception(error))
+            if trouble != self._trouble:
+                self._say(trouble)
+            self._trouble = trouble
             time.sleep(_BUSY_MS / 1000)
         if self._told is not None:
             self._told = self._as_administrator()
@@ -259,7 +272,8 @@ class Server:
                 return
             try:
                 self.account_of(found.user)
-            except UsageError as error:
+                self._jobs.logged_in(found.user)
+            except (UsageError, OSError, sqlite3.Error) as error:
                 self._say_to(peer, _refusal(hello.id, error))
                 return
             who = Identity(
@@ -269,7 +283,6 @@ class Server:
                 checked=time.monotonic(),
             )
             self._say_to(peer, self._welcome(hello.id, key, who))
-            self._jobs.logged_in(who.owner)
 
         try:
             logins.take(hello.session, told)
@@ -324,7 +337,9 @@ class Server:
             ticket = self._clients.ticket(record.owner)
             for first in range(0, len(events), p.MOST_EVENTS):
                 part = tuple(events[first : first + p.MOST_EVENTS])
-                self.door.announce(ticket, p.encode(p.News(job=record.id, state=record.state, events=part)))
+                data = p.encode(p.News(job=record.id, state=record.state, events=part))
+                if len(data) <= p.MOST_REPLY_BYTES:  # else they are missed, and asked for
+                    self.door.announce(ticket, data)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -337,6 +352,8 @@ def _refusal(number: int, error: Exception) -> p.Refused:
     """Say why somebody is not let in."""
     if isinstance(error, SessionEndedError | UsageError):
         return p.Refused(id=number, kind="identity", message=error.message, hint=error.hint or "")
+    if isinstance(error, OSError | sqlite3.Error):
+        return p.Refused(id=number, kind="busy", message=f"The server cannot do it now: {error}.")
     return p.Refused(id=number, kind="busy", message=f"OMERO cannot be asked: {error}")
 
 

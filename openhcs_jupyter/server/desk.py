@@ -157,7 +157,8 @@ class Desk:
         found = self._queue.jobs(
             None if request.everybody else who.owner, request.states, before=before, limit=request.limit + 1
         )
-        jobs = tuple(record.job(self._jobs.ahead(record)) for record in found[: request.limit])
+        ahead = self._jobs.all_ahead()
+        jobs = tuple(record.job(ahead.get(record.id)) for record in found[: request.limit])
         return p.JobsAre(id=request.id, jobs=jobs, more=len(found) > request.limit)
 
     def _fetch(self, request: p.Fetch, record: Record) -> p.Chunk:

@@ -145,6 +145,7 @@ def read_part(path: Path, offset: int, most: int, owner: Account) -> tuple[bytes
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(2, "no plain file", str(path))
-        return os.pread(file, min(most, _PART), offset), found.st_size
+        # No more than it says that it holds: what /proc makes up when it is read would tell of the server itself.
+        return os.pread(file, max(0, min(most, _PART, found.st_size - offset)), offset), found.st_size
     finally:
         os.close(file)

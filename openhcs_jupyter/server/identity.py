@@ -84,9 +84,12 @@ class Clients:
                 one.checked, one.administrator = time.monotonic(), administrator
 
     def forget(self, session: str) -> None:
-        """Forget who came by a session; the owner's announcements get another ticket."""
-        gone = [key for key, one in self._known.items() if one.session == session]
-        for key in gone:
+        """Forget who came by a session; the owner's announcements get another ticket.
+
+        The owner's other clients are forgotten, too: they say again who they are, and learn the new ticket.
+        """
+        owners = {one.owner for one in self._known.values() if one.session == session}
+        for key in [key for key, one in self._known.items() if one.owner in owners]:
             self._tickets.pop(self._known.pop(key).owner, None)
 
     def ticket(self, owner: str) -> bytes:

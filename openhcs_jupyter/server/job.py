@@ -56,7 +56,7 @@ def do_next(server: socket.socket) -> None:
         import_module(module)
     from openhcs_jupyter.engine import fork_server
 
-    fork_server().branch()  # before there are threads, and before this process holds a lock
+    fork_server().branch(server)  # before there are threads, and before this process holds a lock
     for module in NEEDED:
         import_module(module)
     try:

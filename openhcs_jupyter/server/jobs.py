@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
-from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.server import limits, processes
 from openhcs_jupyter.server.accounts import Account, acting_as
 from openhcs_jupyter.server.folders import Folders, read_part
@@ -35,6 +36,11 @@ _COMING_S = 900.0
 _BACKOFF_S = (0.0, 1.0, 3.0)
 _MOST_DEATHS = len(_BACKOFF_S)
 _FULL_BYTES = 16 << 20
+_LONGEST_NAME = 256
+_AT_REST: dict[str, Any] = {
+    "workers": 0, "devices": (), "asked": "", "ending": "", "ending_message": "", "seat": "", "pid": 0
+}  # fmt: skip
+"""What is kept of the process of a job that has none."""
 
 
 class Jobs:
@@ -80,6 +86,11 @@ class Jobs:
         """Find the processes of an earlier server's jobs, and end those that belong to none."""
         wanted = set()
         for record in self._queue.unended(*ACTIVE):
+            try:
+                self._account_of(record.owner)
+            except UsageError as error:
+                self._give_up(record, f"{error.message} {error.hint}")
+                continue
             self._active[record.id] = record
             wanted.add(record.seat)
             if record.asked:
@@ -87,6 +98,11 @@ class Jobs:
         mark = self._folders.mark()
         for seat in {seat for _, seat in processes.seats() if seat.startswith(f"{mark}.")} - wanted:
             processes.end_all(seat)
+
+    def _give_up(self, record: Record, why: str) -> None:
+        """End the process of a job whose owner is not served any more, and park the job."""
+        _end_processes(record)
+        self._queue.change(record, state="parked", message=why, **_AT_REST)
 
     def submit(self, owner: str, key: str, payload: Payload, priority: int) -> Record:
         """Add a job, or return the one that the owner has submitted with this key before."""
@@ -101,7 +117,7 @@ class Jobs:
             run=f"{stamp}.{int(now * 1000) % 1000:03d}-{payload.name}-{job[-4:]}",
             state="queued",
             name=payload.name,
-            plate=options.plate or "",
+            plate=(options.plate or "")[:_LONGEST_NAME],
             priority=priority,
             wanted=options.workers,
             device=options.device,
@@ -155,8 +171,12 @@ class Jobs:
 
     def look(self) -> None:
         """Take note of what jobs did, and start those whose turn it is."""
+        faults = []
         for job in list(self._active):
-            self._look(self._active[job])
+            try:
+                self._look(self._active[job])
+            except Exception as error:  # noqa: BLE001 - one job must not keep the server from the others
+                faults.append(error)
         now = time.monotonic()
         if now - self._watched > _WATCH_S:
             self._watched = now
@@ -167,6 +187,8 @@ class Jobs:
         if self._dirty and not self.holds:
             self._dirty = False
             self._start_those_next()
+        if faults:
+            raise faults[0]
 
     def _prepare(self) -> None:
         """Have processes get ready while cores are free, which jobs that run should not lack."""
@@ -186,6 +208,11 @@ class Jobs:
             return None
         queued = self._queue.waiting()
         return sum((-one.priority, one.number) < (-record.priority, record.number) for one in queued)
+
+    def all_ahead(self) -> dict[str, int]:
+        """Count the same for all jobs in the queue, by their ids."""
+        queued = sorted(self._queue.waiting(), key=lambda one: (-one.priority, one.number))
+        return {record.id: place for place, record in enumerate(queued)}
 
     def leased(self) -> dict[str, str]:
         """Return the jobs that GPUs are leased to."""
@@ -234,8 +261,8 @@ class Jobs:
         return Lease(job=record.id, owner=record.owner, workers=record.workers, devices=record.devices)
 
     def _start(self, record: Record, lease: Lease) -> None:
-        owner = self._account_of(record.owner)
         try:
+            owner = self._account_of(record.owner)
             folder = self._folders.make_job(record.id, owner)
             orders = Orders(
                 job=record.id,
@@ -285,20 +312,21 @@ class Jobs:
         return self._settings.repository.replace("{owner}", owner)
 
     def _look(self, record: Record) -> None:
-        held = self._folders.is_held(record.id)
+        process = _process_of(record)
+        # What the process began may hold the lock, and have taken the mark off; the job ends with the process.
+        held = self._folders.is_held(record.id) and processes.process_id(record.pid) == process
         record = self._read(record)
         if held:
             kill_at = self._kill_at.get(record.id)
             if kill_at is None and record.ending:
                 self._kill_at[record.id] = time.monotonic() + _LEAVING_S
             elif kill_at is not None and time.monotonic() > kill_at:
-                processes.end_all(record.seat)
+                _end_processes(record)
             return
         # What it had begun is ended before its lease goes to another one.
-        processes.end_all(record.seat)
-        while (read := self._read(record)) is not record:
-            record = read
-        self._end(record)
+        _end_processes(record)
+        if self._read(record) is record:  # else there may be more, and the other jobs are looked at first
+            self._end(record)
 
     def _end(self, record: Record) -> None:
         """Note that a job's process has ended, and how the job stands."""
@@ -330,15 +358,9 @@ class Jobs:
                 state=state,
                 message=message,
                 ended=now if state in ENDED else None,
-                workers=0,
-                devices=(),
-                asked="",
-                ending="",
-                ending_message="",
-                seat="",
-                pid=0,
                 deaths=deaths,
                 not_before=not_before,
+                **_AT_REST,
             )
         self._drop_session(record)
         del self._active[record.id]
@@ -384,7 +406,7 @@ class Jobs:
         return record
 
     def _signal(self, record: Record) -> None:
-        process = processes.ProcessId(record.pid, record.pid_start, record.boot)
+        process = _process_of(record)
         processes.send(process, {"cancel": CANCEL, "park": PARK}.get(record.asked, signal.SIGKILL))
         self._kill_at.setdefault(record.id, time.monotonic() + _GRACE_S)
 
@@ -393,9 +415,19 @@ class Jobs:
         bounds = self._settings.limits
         if not self._active or not (bounds.memory_gb or bounds.processes or bounds.hours):
             return
-        usages = processes.usages({record.seat for record in self._active.values()})
+        usages = processes.usages({record.seat: self._account_of(record.owner).uid for record in self._active.values()})
         for record in list(self._active.values()):
             usage = usages.get(record.seat, processes.Usage())
             passed = limits.exceeded(bounds, usage, time.time() - record.leased)
             if passed is not None and record.asked != "fail":
                 self._ask(record.id, "fail", passed)
+
+
+def _process_of(record: Record) -> processes.ProcessId:
+    return processes.ProcessId(record.pid, record.pid_start, record.boot)
+
+
+def _end_processes(record: Record) -> None:
+    """Kill the process of a job, which may have taken its mark off, and all that have the mark."""
+    processes.send(_process_of(record), signal.SIGKILL)
+    processes.end_all(record.seat)

@@ -88,7 +88,11 @@ class Logins:
                 then(found)
                 return
             own, seen = found
-            self._keep(_Login(owner=seen.user, key=own, idle_s=seen.idle_s))
+            try:
+                self._keep(_Login(owner=seen.user, key=own, idle_s=seen.idle_s))
+            except OSError as error:
+                then(error)
+                return
             then(seen)
 
         self._errands.send(look, looked)
@@ -124,9 +128,10 @@ class Logins:
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"
 
     def _keep(self, login: _Login) -> None:
-        self._held[login.owner] = login
         self._used[login.owner] = time.monotonic()
-        write_private(self._file(login.owner), login)
+        if self._held.get(login.owner) != login:
+            write_private(self._file(login.owner), login)
+            self._held[login.owner] = login
 
     def _forget(self, owner: str) -> None:
         self._held.pop(owner, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -11,9 +12,13 @@ from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.folders import read_part
 from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, AnyJobEvent, NotCompiled, Planned, StateChanged
 from openhcs_jupyter.server.orders import JOURNAL, read_events
-from openhcs_jupyter.server.queue import Record
+from openhcs_jupyter.server.queue import Record, can_be_kept
 
 _PART = 512 << 10
+_LONGEST_TEXT = 4000
+"""Of what is kept of a job beside its events, many of which are told at once."""
+_MOST_LINES = 4096
+"""That are read of a journal at a time, so that other jobs are looked at in between."""
 
 
 def news_of(record: Record, folder: Path, owner: Account) -> tuple[Record, list[AnyJobEvent]]:
@@ -39,15 +44,23 @@ def news_of(record: Record, folder: Path, owner: Account) -> tuple[Record, list[
     length, told = _new_events(folder / JOURNAL, record.journal_at, owner)
     for event in told:
         if isinstance(event, Planned):
+            if not _is_place(event.folder):
+                continue
             record = msgspec.structs.replace(
-                record, folder=event.folder, plate_name=event.plate_name, plate=str(event.plate_id), units=event.units
+                record,
+                folder=event.folder,
+                plate_name=event.plate_name[:_LONGEST_TEXT],
+                plate=str(event.plate_id),
+                units=event.units,
             )
             events.append(event)
         elif isinstance(event, NotCompiled):
             events.append(event)
         elif isinstance(event, StateChanged) and event.attempt == record.attempts:
             if event.state in ENDED | RESTING:
-                record = msgspec.structs.replace(record, ending=event.state, ending_message=event.message)
+                record = msgspec.structs.replace(
+                    record, ending=event.state, ending_message=event.message[:_LONGEST_TEXT]
+                )
             elif event.state in ACTIVE and event.state != record.state:
                 record = msgspec.structs.replace(record, state=event.state)
                 events.append(event)
@@ -65,17 +78,23 @@ def news_of(record: Record, folder: Path, owner: Account) -> tuple[Record, list[
 def _new_events(path: Path, at: int, owner: Account) -> tuple[int, list[AnyJobEvent]]:
     """Read the whole lines that a journal has from a place on: their length, and the events among them."""
     try:
-        data, _ = read_part(path, at, _PART, owner)
+        data, size_of_all = read_part(path, at, _PART, owner)
     except OSError:
         return 0, []  # not there yet, or no longer
-    length, events = 0, []
-    for size, event in read_events(data):
+    length, events, lines = 0, [], 0
+    for size, event in islice(read_events(data), _MOST_LINES):
         length += size
-        if event is not None:
+        lines += 1
+        if event is not None and can_be_kept(event):
             events.append(event)
-    if not length and len(data) == _PART:
-        length = len(data)  # no journal of ours
+    if not events and (lines == _MOST_LINES or (not lines and len(data) == _PART)):
+        length = size_of_all - at  # no journal of ours
     return length, events
+
+
+def _is_place(folder: str) -> bool:
+    """Tell whether a job may say that its run is in a folder: the system knows no path that is otherwise."""
+    return folder.startswith("/") and "\0" not in folder and len(folder) < _LONGEST_TEXT
 
 
 def _counted(record: Record, event: AnyJobEvent) -> Record:

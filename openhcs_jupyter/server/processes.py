@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,18 +71,12 @@ def of_seat(seat: str) -> Iterator[int]:
 
 def seats() -> Iterator[tuple[int, str]]:
     """Find all processes that have a mark, and their marks."""
-    wanted = f"{SEAT}=".encode()
     own = os.getpid()
     for place in _PROC.iterdir():
-        if not place.name.isdecimal() or int(place.name) == own:
-            continue
-        try:
-            environment = (place / "environ").read_bytes()
-        except OSError:
-            continue
-        for variable in environment.split(b"\0") if wanted in environment else ():
-            if variable.startswith(wanted):
-                yield int(place.name), variable[len(wanted) :].decode(errors="replace")
+        if place.name.isdecimal() and int(place.name) != own:
+            mark = _mark(place)
+            if mark is not None:
+                yield int(place.name), mark
 
 
 def end_all(seat: str, patience_s: float = 5.0) -> int:
@@ -93,12 +87,35 @@ def end_all(seat: str, patience_s: float = 5.0) -> int:
         found = [pid for pid in of_seat(seat) if not _is_dead(pid)]
         if not found:
             break
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        ended += len(found)
+        ended += sum(_kill(pid, seat) for pid in found)
         time.sleep(0.01)
     return ended
+
+
+def _kill(pid: int, seat: str) -> bool:
+    """Kill a process if it has a mark still: its number may be another one's since it was found."""
+    with suppress(OSError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if _mark(_PROC / str(pid)) == seat:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _mark(place: Path) -> str | None:
+    """Return the mark of a process, by its folder below ``/proc``."""
+    try:
+        environment = (place / "environ").read_bytes()
+    except OSError:
+        return None
+    wanted = f"{SEAT}=".encode()
+    for variable in environment.split(b"\0") if wanted in environment else ():
+        if variable.startswith(wanted):
+            return variable[len(wanted) :].decode(errors="replace")
+    return None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -110,14 +127,22 @@ class Usage(msgspec.Struct, frozen=True):
     """Threads count as processes, as in the kernel's own limit."""
 
 
-def usages(wanted: set[str]) -> dict[str, Usage]:
-    """Measure what the processes with some marks use."""
+def usages(wanted: Mapping[str, int]) -> dict[str, Usage]:
+    """Measure what the processes with some marks use, of the account that each mark's belong to by its number."""
     found: dict[str, Usage] = {}
     for pid, seat in seats():
-        if seat in wanted:
+        if seat in wanted and _account(pid) == wanted[seat]:  # whoever learns another one's mark could write it down
             before = found.get(seat, Usage())
             found[seat] = Usage(before.memory_bytes + _memory(pid), before.processes + _threads(pid))
     return found
+
+
+def _account(pid: int) -> int | None:
+    with suppress(OSError):
+        for line in (_PROC / str(pid) / "status").read_text().splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[1])
+    return None
 
 
 def _memory(pid: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, StateChanged
+from openhcs_jupyter.server.protocol import MOST_REPLY_BYTES
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE TABLE IF NOT EXISTS shares (owner TEXT PRIMARY KEY, used REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, owner TEXT NOT NULL) STRICT;
 """
+_MOST_EVENT_BYTES = MOST_REPLY_BYTES // 2
 _SELECT = "SELECT number, body FROM jobs "
 
 
@@ -105,6 +107,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _body = msgspec.msgpack.Decoder(Record)
 _payload = msgspec.msgpack.Decoder(Payload)
 _event = msgspec.msgpack.Decoder(AnyJobEvent)
+
+
+def can_be_kept(event: AnyJobEvent) -> bool:
+    """Tell whether an event's values can be written down: a job may tell of numbers that have no end."""
+    try:
+        _encode(event)
+    except OverflowError:
+        return False
+    return True
 
 
 class Queue:
@@ -259,12 +270,19 @@ class Queue:
         return _payload.decode(data)
 
     def events(self, record: Record, after: int, limit: int) -> tuple[JobEvent, ...]:
-        """Return a job's events after a number."""
+        """Return a job's events after a number: as many as one reply holds."""
         rows = self._db.execute(
             "SELECT number, event FROM events WHERE job = ? AND number > ? ORDER BY number LIMIT ?",
             (record.number, after, limit),
         )
-        return tuple(JobEvent(number, _event.decode(event)) for number, event in rows)
+        found: list[JobEvent] = []
+        size = 0
+        for number, event in rows:
+            size += len(event)
+            if found and size > _MOST_EVENT_BYTES:
+                break
+            found.append(JobEvent(number, _event.decode(event)))
+        return tuple(found)
 
     def shares(self) -> dict[str, float]:
         """Return how many core-seconds each owner has been charged."""
