@@ -29,10 +29,12 @@ pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, se
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.kernel.doctor import examine
 from openhcs_jupyter.repository.omero import OmeroRepository
+from openhcs_jupyter.repository.omero.address import parse_address
 from openhcs_jupyter.repository.omero.broker.client import BrokerClient, BrokerError
 from openhcs_jupyter.repository.omero.broker.files import Folders, OutsideError
 from openhcs_jupyter.repository.omero.broker.limits import Limits
 from openhcs_jupyter.repository.omero.broker.protocol import Check, Open, encode, read_request
+from openhcs_jupyter.repository.omero.broker.server import Broker, Options
 from openhcs_jupyter.repository.omero.romio import path_of
 from tests.omero.brokers import BrokerProcess, client, first_image
 from tests.omero.lab import Lab
@@ -327,6 +329,44 @@ class TestHostile:
             for _ in range(50):
                 assert talk.say(b'{"type":"hello"}', (null.fileno(),) * 3)["type"] == "policy"
             assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) <= before + 1
+
+    def test_a_kernel_that_asks_on_without_reading_is_left(self, broker: BrokerProcess) -> None:
+        with Talk(broker) as talk:
+            with contextlib.suppress(BrokenPipeError):
+                for _ in range(20):
+                    talk.socket.send(b'{"type":"hello"}')
+            broker.wait_for("asks on without reading its answers")
+            answers = 0
+            with contextlib.suppress(ConnectionResetError):
+                while talk.socket.recv(65536):
+                    answers += 1
+            assert answers < 20
+        with Talk(broker) as talk:
+            assert talk.say(b'{"type":"hello"}')["type"] == "policy"
+
+    def test_a_machine_without_room_for_another_thread(
+        self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = Options(
+            socket=tmp_path / "s", server=parse_address("omero://localhost"), repository=lab.server.binary_repository
+        )
+        start, refused = threading.Thread.start, []
+
+        def start_later(thread: threading.Thread) -> None:
+            if thread.name != "serving" and not refused:
+                refused.append(thread)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with Broker(options) as running:
+            serving = threading.Thread(target=running.serve, name="serving")
+            start(serving)
+            monkeypatch.setattr(threading.Thread, "start", start_later)
+            with BrokerClient(tmp_path / "s", lambda: "") as asks:
+                assert not asks.policy().plates
+            running.stop()
+            serving.join(10)
+        assert refused
 
     def test_a_name_and_its_password_are_no_session(self, broker: BrokerProcess) -> None:
         with Talk(broker) as talk:

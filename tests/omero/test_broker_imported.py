@@ -62,6 +62,9 @@ class Archive(Lab):
         self.wandering = sample.plate("wandering", imported=True, wells=("A01",), fields=1)
         for record in self._files("/wandering/"):
             record.values["path"] = f"../{record.values['path']}"
+        self.reaching = sample.plate("reaching", imported=True, wells=("A01",), fields=1)
+        for record in self._files("/reaching/"):
+            record.values["path"] = f"x/../../ManagedRepository/{record.values['path']}"
         self.mixed = sample.plate("mixed", imported=True, wells=("A01",), fields=2)
         self.loose = self._take_out_of_its_well(sample.images_of(self.mixed[0])[1])
         sample.store.commit()
@@ -188,6 +191,18 @@ class TestTrust:
     def test_names_that_lead_out_of_the_repository(self, lab: Archive, ada: OmeroRepository) -> None:
         told = check(ada, *lab.wandering)
         assert "outside of the managed repository" in told[0]
+
+    def test_names_that_go_round_outside_of_the_repository(
+        self, lab: Archive, ada: OmeroRepository, broker: BrokerProcess
+    ) -> None:
+        """There lie the pixels of all users: whoever could write such a name would read them."""
+        number, made = lab.reaching
+        _, _, image = first_image(ada, number)
+        file = made.file("A01", 1, 0, 0).relative_to(lab.sample.repository.managed)
+        (lab.sample.repository.managed / "x").mkdir(exist_ok=True)
+        name = f"x/../../ManagedRepository/{file}"
+        with client(broker, ada) as asks, pytest.raises(BrokerError, match="not in OMERO's managed repository"):
+            asks.open(image.id, [name])
 
     def test_files_that_change_after_the_plate_was_loaded(self, lab: Archive, ada: OmeroRepository) -> None:
         number, made = lab.swapped

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
@@ -151,6 +152,9 @@ class Gate:
         for file in files:
             if file not in known:
                 raise RefusedError("missing", f"Image {image} was not imported from a file of that name.")
+            if ".." in PurePosixPath(file).parts:
+                # Below the managed repository is where OMERO keeps users apart; beside it lie the pixels of all.
+                raise RefusedError("outside", f"A file of image {image} is not in OMERO's managed repository.")
         return [f"ManagedRepository/{file}" for file in files]
 
     def close(self) -> None:

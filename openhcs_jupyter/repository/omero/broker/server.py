@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
 import struct
+import sys
+import termios
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -28,6 +32,7 @@ from openhcs_jupyter.repository.omero.broker.protocol import MOST_BYTES, Check, 
 
 log = logging.getLogger("openhcs_jupyter.broker")
 _IDLE_S = 600.0
+_PAUSE_S = 0.1
 _MOST_OF_ONE_USER = 128
 _MOST_CONNECTIONS = 512
 _GUESSES_PER_S = 0.2
@@ -118,9 +123,15 @@ class Broker:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR):
                     log.warning("a kernel could not be let in: %s", error.strerror)
+                    time.sleep(_PAUSE_S)
                     continue
                 return  # stopped
-            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+            except RuntimeError as error:  # too many of all
+                connection.close()
+                log.warning("a kernel could not be let in: %s", error)
+                time.sleep(_PAUSE_S)
 
     def stop(self) -> None:
         """End `serve`."""
@@ -149,6 +160,10 @@ class Broker:
                 return
             try:
                 while data := _received(connection):
+                    if _is_unread(connection):
+                        why = "asks on without reading its answers"
+                        self._write(AuditLine(outcome="refused", pid=peer.pid, uid=peer.uid, why=why))
+                        break
                     self._answer(connection, peer, data)
             except OSError:
                 pass  # it left, or said nothing for long
@@ -257,6 +272,12 @@ def _request(data: bytes) -> protocol.Request:
 def _received(connection: socket.socket) -> bytes:
     data, _, flags, _ = connection.recvmsg(MOST_BYTES)  # descriptors that a kernel sends are dropped
     return b"too long" if flags & socket.MSG_TRUNC else data
+
+
+def _is_unread(connection: socket.socket) -> bool:
+    """Tell whether the last answer waits still: descriptors in answers that wait count against all of the broker's."""
+    waiting = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(waiting, sys.byteorder) > 0
 
 
 def _peer(connection: socket.socket) -> Peer:
