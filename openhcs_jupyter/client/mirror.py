@@ -73,7 +73,10 @@ class Mirror:
             If the server cannot be reached, or a file is gone.
         """
         for name in names:
-            path = self.folder.path / PurePosixPath(name)
+            within = PurePosixPath(name)
+            if within.is_absolute() or ".." in within.parts:
+                raise ServerError(f"The server names a file of job {self._job} that is outside of its run: {name!r}.")
+            path = self.folder.path / within
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._fetch(name, path)

@@ -15,6 +15,8 @@ from openhcs_jupyter.engine.images import Pixels
 from openhcs_jupyter.pipeline.chains import BoundCall
 
 _OWN = str(Path(__file__).parent)
+_LONGEST_MESSAGE, _LONGEST_TRACE = 2000, 20_000
+"""Characters; an exception may hold a whole array as text."""
 
 
 class StepError(Exception):
@@ -117,14 +119,19 @@ def checked_labels(step: PlannedStep, name: str, value: Any, kind: str) -> Pixel
     if kind == "labels":
         if labels.dtype.kind not in "bui":
             raise StepError(step.index, f"labels {name!r} are of dtype {labels.dtype}; labels are whole numbers")
-        if labels.dtype.itemsize == 8 or labels.dtype.kind == "b":
+        if labels.dtype.kind == "b" or (labels.dtype.itemsize == 8 and _fits_int32(labels)):
             labels = labels.astype(np.int32)
     return labels if labels.ndim == 3 else labels[None]
 
 
+def _fits_int32(labels: Pixels) -> bool:
+    limits = np.iinfo(np.int32)
+    return labels.size == 0 or (int(labels.min()) >= limits.min and int(labels.max()) <= limits.max)
+
+
 def describe(error: BaseException) -> str:
     """Say an exception in one line, with the line of the user's code that raised it."""
-    text = str(error).strip() or "(no message)"
+    text = _shortened(_text(error), _LONGEST_MESSAGE) or "(no message)"
     if isinstance(error, ValueError) and "read-only" in text:
         text += "; a function must not change its input, copy it first"
     frames = _user_frames(error.__traceback__)
@@ -135,7 +142,24 @@ def describe(error: BaseException) -> str:
 def trace_of(error: BaseException) -> str:
     """Format the traceback without the engine's own frames."""
     lines = traceback.format_list(_user_frames(error.__traceback__))
-    return "".join(["Traceback (most recent call last):\n", *lines, *traceback.format_exception_only(error)])
+    last = "".join(traceback.format_exception_only(error))
+    whole = "".join(["Traceback (most recent call last):\n", *lines, _shortened(last, _LONGEST_MESSAGE)])
+    return _shortened(whole, _LONGEST_TRACE)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001 - an exception of the user's own may fail to say what it is
+        return ""
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Leave out the middle of a text that is too long to be told with others."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters ...\n{text[-half:]}"
 
 
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:

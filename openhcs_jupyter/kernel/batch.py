@@ -7,6 +7,7 @@ import io
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -138,6 +139,8 @@ class RemoteBatch:
         said = self._host.run(self._script("fetch", job), timeout=_FETCH_S)
         result = msgspec.json.decode(_marked(said, self._host.name), type=Result)
         _keep(result.executed, output, Path(result.name).name, self._write)
+        with suppress(RemoteError):  # it is here; there it costs some room until somebody looks
+            self._host.run(self._script("forget", job))
         if result.left:
             self._write(f"What the cells wrote is in {self._host.name}:{result.left}\n")
 

@@ -48,7 +48,7 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main(words: list[str]) -> int:
-    """Do ``start``, ``follow ID BYTES``, ``fetch ID`` or ``stop ID``."""
+    """Do ``start``, ``follow ID BYTES``, ``fetch ID``, ``forget ID`` or ``stop ID``."""
     command, *rest = words
     if command == "start":
         return start(msgspec.json.decode(sys.stdin.buffer.readline(), type=Order))
@@ -60,6 +60,8 @@ def main(words: list[str]) -> int:
         return follow(folder, int(rest[1]))
     if command == "fetch":
         return fetch(folder)
+    if command == "forget":
+        return forget(folder)
     return stop(folder)
 
 
@@ -114,13 +116,19 @@ def follow(folder: Path, begun: int) -> int:
 
 
 def fetch(folder: Path) -> int:
-    """Write a batch's result as a line, and remove it, unless the cells left files there."""
+    """Write a batch's result as a line; it stays until it is known to have arrived."""
     result = _result(folder)
     if result is None:
         return FAILED
     sys.stdout.write(MARK + msgspec.json.encode(result).decode() + "\n")
     sys.stdout.flush()
-    if not result.left:
+    return 0
+
+
+def forget(folder: Path) -> int:
+    """Remove a batch that has ended, unless the cells left files there."""
+    result = _result(folder)
+    if result is not None and not result.left:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

@@ -112,7 +112,7 @@ class ListeningSource(NetworkSource):
         if self._news in ready:
             for frames in received(self._news):
                 for session in self._by_kernel.values():
-                    session.handle(frames)
+                    session.overhear(frames)
         if self._control in ready:
             for peer, *frames in received(self._control):
                 if frames:

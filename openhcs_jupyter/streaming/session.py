@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from openhcs_jupyter.errors import StreamError
@@ -180,6 +181,13 @@ class Session:
             self._take(message, payload)
         except MalformedError:
             self.malformed += 1
+
+    def overhear(self, frames: Sequence[Any]) -> None:
+        """Take an announcement that one of several kernels has made; those of others tell nothing of this one."""
+        with suppress(MalformedError):
+            message, _ = read_from_kernel(frames)
+            if isinstance(message, News) and message.epoch == self._epoch:
+                self._take(message, None)
 
     def _renew(self) -> None:
         """Forget what belongs to a session; the next `Hello` begins another one."""

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from openhcs_jupyter.client import RemoteOrchestrator, link
+from openhcs_jupyter.client.mirror import Mirror
 from openhcs_jupyter.door import RunOptions
 from openhcs_jupyter.door.payload import code_of_steps
+from openhcs_jupyter.errors import ServerError
 from openhcs_jupyter.events import RunStarted, UnitDone
 from openhcs_jupyter.functions import max_projection
 from openhcs_jupyter.pipeline import Step, Table, measure
@@ -234,3 +236,14 @@ def test_what_the_server_cannot_answer_in_time_is_an_error_that_says_so(
     assert time.monotonic() - start < 5
     monkeypatch.setattr(link, "PATIENCE_S", 30.0)
     assert client.ping()
+
+
+def test_a_server_writes_nowhere_but_into_its_runs_mirror(
+    server: ServerProcess, remote: Remote, tmp_path: Path
+) -> None:
+    with remote(server) as connected:
+        mirror = Mirror(connected._link, "nobodys")
+        for name in ("../up", f"{tmp_path}/plan.json", "units/key/../../../plan.json"):
+            with pytest.raises(ServerError, match="outside of its run"):
+                mirror.fetch([name])
+    assert list(tmp_path.iterdir()) == []

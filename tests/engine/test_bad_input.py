@@ -210,6 +210,14 @@ class TestFunctionsThatAreWrong:
         assert "'areas'" in started.failures[0].message
         assert told in started.failures[0].message
 
+    def test_labels_beyond_32_bits_stay_what_they_are(self, bench: Bench) -> None:
+        def far(stack: Any) -> Any:
+            return stack, np.full(stack.shape[1:], 2**32 + 7)
+
+        started = bench.run(Step(far, channel="DAPI", outputs=Labels("areas")))
+        assert started.status == "done"
+        assert set(started.labels("areas", well="A01").ravel()) == {2**32 + 7}
+
     @pytest.mark.parametrize(
         ("value", "told"),
         [
@@ -265,7 +273,18 @@ class TestFunctionsThatAreWrong:
             raise MuteError
 
         started = bench.run(Step(mute, channel="DAPI"))
-        assert len(started.failures) == 4
+        assert [failure.message.split(" (in")[0] for failure in started.failures] == ["MuteError: (no message)"] * 4
+
+    def test_an_exception_with_a_whole_array_in_it(self, bench: Bench) -> None:
+        def chatty(stack: Any) -> Any:
+            raise ValueError(str(stack.tolist()) * 100)
+
+        started = bench.run(Step(chatty, channel="DAPI"))
+        for failure in started.failures:
+            assert "ValueError: [[[" in failure.message
+            assert "characters ..." in failure.message
+            assert len(failure.message) < 3000
+            assert len(failure.traceback) < 30_000
 
     def test_a_function_that_never_returns(self, bench: Bench) -> None:
         def stuck(stack: Any, context: Context) -> Any:

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import nbformat
+import pytest
 
+from openhcs_jupyter.kernel import jobs
+from openhcs_jupyter.kernel.executing import Executed
+from openhcs_jupyter.streaming.keys import write_private
 from tests.engine.bench import until
 from tests.kernel.conftest import until_nothing_is_left
 from tests.kernel.lab import Lab
@@ -101,3 +106,19 @@ def test_an_interrupt_stops_the_batch_there(made: Lab, tmp_path: Path) -> None:
     assert batch.wait(30) == 130, log.read_text()
     assert (tmp_path / "idle.executed.ipynb").exists()
     until_nothing_is_left(made)
+
+
+def test_a_result_that_was_lost_on_its_way_can_be_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "openhcs-jupyter" / "batch" / "one"
+    folder.mkdir(parents=True)
+    executed = Executed(code=0, notebook="{}", html="<p>")
+    write_private(folder / "result.json", jobs.Result(name="small", executed=executed))
+    for _ in range(2):
+        assert jobs.main(["fetch", "one"]) == 0
+        said = capsys.readouterr().out.removeprefix(jobs.MARK)
+        assert msgspec.json.decode(said, type=jobs.Result).executed == executed
+    assert jobs.main(["forget", "one"]) == 0
+    assert not folder.exists()

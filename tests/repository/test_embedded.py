@@ -22,6 +22,7 @@ from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import Plate
 from openhcs_jupyter.repository import connect
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
+from openhcs_jupyter.repository.embedded.formats import Reader
 from tests.plates import MadePlate, write_plate
 from tests.repository.conformance import RepositoryConformance
 
@@ -419,3 +420,17 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(tmp_path: Path, 
         assert repository.plate(before.id) == before
         with repository.open(before.wells[0].fields[0].images[0]) as pixels:
             assert pixels.plane(0, 0, 0).any()
+
+
+def test_a_plane_of_another_type_than_its_file_says_is_an_error(
+    tmp_path: Path, make_plate: MakePlate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_plate(wells=("A01",), fields=1, compression="zlib")
+    with EmbeddedRepository(tmp_path / "repository") as repository:
+        repository.import_plate(made.folder)
+        image = repository.plate(1).wells[0].fields[0].images[0]
+        decode = Reader.decode
+        monkeypatch.setattr(Reader, "decode", lambda *given: decode(*given).astype("float64") + 0.5)
+        # Cut to whole numbers they would look like pixels.
+        with repository.open(image) as source, pytest.raises(RepositoryError, match="plane of float64, not of uint16"):
+            source.plane(0, 0, 0)

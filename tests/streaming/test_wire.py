@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -260,6 +261,17 @@ def test_a_layer_that_grows_is_told_again(pair: Pair) -> None:
     number = pair.there.post(grown)
     pair.session.handle([wire.encode(wire.News(epoch="e", number=number, announcement=grown))])
     assert pair.here.latest(("layer", "run", 0)) == grown
+
+
+def test_what_one_kernel_announces_keeps_no_other_one_alive(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    news = wire.News(epoch="another", number=1, announcement=stack())
+    later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    pair.session.overhear([wire.encode(news)])
+    pair.session.overhear([wire.encode(wire.Bye())])
+    assert pair.session.is_connected
+    pair.session.tick()
+    assert not pair.session.is_connected
 
 
 def test_a_kernel_of_another_version_is_refused(pair: Pair) -> None:

@@ -227,6 +227,8 @@ class FilePixels(PixelSource):
                     content.close()
         if plane.shape != (layout.size_y, layout.size_x):
             raise RepositoryError(f"{path} holds a plane of shape {plane.shape}, not as it says.", _AGAIN)
+        if plane.dtype.newbyteorder("=") != self._dtype:
+            raise RepositoryError(f"{path} holds a plane of {plane.dtype}, not of {self._dtype} as it says.", _AGAIN)
         return plane.astype(self._dtype, copy=False)
 
 

@@ -161,7 +161,7 @@ class Reader(ABC):
         Returns
         -------
         ndarray of shape (Y, X)
-            Of the shape that `data` says; any byte order.
+            Of the shape and type that `data` says; any byte order.
 
         Raises
         ------
