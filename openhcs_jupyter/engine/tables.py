@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,6 +13,7 @@ import numpy as np
 from openhcs_jupyter.compiler.plan import PlannedStep
 from openhcs_jupyter.engine.calls import StepError
 from openhcs_jupyter.engine.store import Writer, write_bytes
+from openhcs_jupyter.errors import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +59,23 @@ def _table(value: pd.DataFrame | Mapping[str, Any], place: Mapping[str, str | in
     if isinstance(value, pd.DataFrame):
         if any(level is not None for level in value.index.names):
             value = value.reset_index()
+        _require_single(list(value.columns))
         own = {str(label): _column(column) for label, column in value.items()}
     else:
+        _require_single(list(value))
         single = all(np.ndim(column) == 0 for column in value.values())
         own = {str(label): _column([column] if single else column) for label, column in value.items()}
     rows = len(next(iter(own.values()), ()))
     columns = {label: own.pop(label) if label in own else _repeated(one, rows) for label, one in place.items()} | own
     return pa.table(list(columns.values()), names=list(columns))
+
+
+def _require_single(labels: Sequence[Any]) -> None:
+    """Refuse columns of one name: only one of them could stay."""
+    count = Counter(map(str, labels))
+    twice = [name for name, times in count.items() if times > 1]
+    if twice:
+        raise ValueError(f"several are named {', '.join(map(repr, twice))}")
 
 
 def joined(tables: Sequence[ArrowTable]) -> ArrowTable:
@@ -89,7 +101,13 @@ def warm_up() -> None:
 
 
 def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read tables and join them in the order given; files that are not there are passed over."""
+    """Read tables and join them in the order given; files that are not there are passed over.
+
+    Raises
+    ------
+    RunError
+        If a column has values in some that do not go together with those of others; names the table.
+    """
     import pandas as pd
     import pyarrow as pa
 
@@ -100,7 +118,14 @@ def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
                 tables.append(pa.ipc.open_file(source).read_all())
     if not tables:
         return pd.DataFrame()
-    frame: pd.DataFrame = joined(tables).to_pandas()
+    try:
+        frame: pd.DataFrame = joined(tables).to_pandas()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        name = paths[0].name.removesuffix(".arrow").partition(".")[2]
+        raise RunError(
+            f"The tables {name!r} of different units do not go together: {error}",
+            "Give each column values of one type in all wells and fields.",
+        ) from error
     return frame
 
 

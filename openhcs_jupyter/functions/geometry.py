@@ -101,6 +101,8 @@ def whole_blocks(stack: Stack, factor: int, method: str) -> tuple[Stack, int]:
     check_stack(stack, "bin_pixels")
     height, width = stack.shape[1:]
     check_range("bin_pixels", "factor", factor, 1, min(height, width))
+    if factor != int(factor):
+        raise UsageError(f"bin_pixels: factor is {factor!r}; it must be a whole number")
     if method not in ("mean", "sum", "max", "min"):
         raise UsageError(f"bin_pixels: method is {method!r}", 'It is "mean", "sum", "max" or "min".')
     side = int(factor)

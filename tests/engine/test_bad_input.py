@@ -236,6 +236,29 @@ class TestFunctionsThatAreWrong:
         assert "'numbers'" in started.failures[0].message
         assert told in started.failures[0].message
 
+    @pytest.mark.parametrize(
+        "value", [pd.DataFrame([[1, 2]], columns=["area", "area"]), pd.DataFrame({"1": [1], 1: [2]}), {"1": 1, 1: 2}]
+    )
+    def test_columns_of_one_name(self, bench: Bench, value: Any) -> None:
+        @measure()
+        def twice(stack: Any) -> Any:
+            return value
+
+        started = bench.run(Step(twice, channel="DAPI", outputs=Table("numbers")))
+        assert len(started.failures) == 4
+        assert "'numbers' cannot be made of its columns: several are named" in started.failures[0].message
+
+    def test_a_column_of_other_values_in_each_field(self, bench: Bench) -> None:
+        @measure()
+        def either(stack: Any, context: Context) -> Any:
+            return {"kind": "text" if context.field == 1 else 1}
+
+        started = bench.run(Step(either, channel="DAPI", outputs=Table("numbers")), save=True)
+        assert started.status == "failed"
+        assert "The tables 'numbers' of different units do not go together" in started.message
+        with pytest.raises(RunError, match=r"'numbers'.*kind"):
+            started.table("numbers")
+
     def test_a_table_that_cannot_be_written(self, bench: Bench) -> None:
         @measure()
         def mixed(stack: Any) -> Any:

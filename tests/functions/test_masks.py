@@ -122,6 +122,11 @@ def test_pixels_are_binned_as_by_scikit_image(stack: NDArray[Any], factor: int, 
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0.5 if stack.dtype.kind in "iu" else 1e-6)
 
 
+def test_blocks_of_pixels_have_whole_sides() -> None:
+    with pytest.raises(UsageError, match=r"factor is 2\.5; it must be a whole number"):
+        bin_pixels(np.zeros((1, 10, 10), np.uint8), 2.5)  # type: ignore[arg-type]
+
+
 def test_a_stack_is_seen_from_its_side() -> None:
     stack = np.random.default_rng(1).integers(0, 255, (3, 5, 7)).astype(np.uint8)
     assert np.array_equal(side_projection(stack), stack.max(axis=1)[None])

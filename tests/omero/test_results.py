@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from openhcs_jupyter.functions import max_projection, measure_objects
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.outlines import outlines_of
+from openhcs_jupyter.repository.omero.results import OmeroWriter
 from openhcs_jupyter.topology import discover
 from tests.omero.lab import Lab
 
@@ -156,6 +158,15 @@ def test_tables_name_well_image_and_roi(lab: Lab, gateway: BlitzGateway, of_acqu
     images = {sample.getImage().getId() for well in plate.listChildren() for sample in well.listChildren()}
     assert set(values["Image"]) == images
     assert all(number > 0 for number in values["Roi"])
+
+
+def test_rows_without_a_number_name_no_roi(lab: Lab, of_acquired: Any) -> None:
+    with lab.join("ada") as repository:
+        writer = OmeroWriter(repository, of_acquired.record)
+        rows = {"well": ["A01"] * 5, "field": [1, 1, 1, None, 1], "label": [1, None, "cell", 1, 1.5]}
+        ids = writer._ids(pd.DataFrame(rows))
+    assert [number > 0 for number in ids["Roi"]] == [True, False, False, False, False]
+    assert [number > 0 for number in ids["Image"]] == [True, True, True, False, True]
 
 
 def test_provenance_stands_at_both_plates(lab: Lab, gateway: BlitzGateway, of_drawn: Any) -> None:

@@ -339,13 +339,13 @@ class OmeroWriter(ResultWriter):
             wells = {place.well: place.well_id for place in places.values()}
             ids["Well"] = [wells.get(well, -1) for well in table["well"]]
         if "field" in table:
-            rows = list(zip(table["well"], table["field"], strict=True))
-            ids["Image"] = [images.get((well, int(field)) if field == field else ("", 0), -1) for well, field in rows]
+            rows = [(well, _whole(field)) for well, field in zip(table["well"], table["field"], strict=True)]
+            ids["Image"] = [images.get((well, field), -1) if field is not None else -1 for well, field in rows]
             labels = self._labels_of(table)
             if labels is not None:
                 known = {place: self._written(*place).rois.get(labels, {}) for place in set(rows)}
                 found = zip(rows, table["label"], strict=True)
-                ids["Roi"] = [known[place].get(int(label), -1) for place, label in found]
+                ids["Roi"] = [known[place].get(_whole(label) or 0, -1) for place, label in found]
         return pd.DataFrame(ids, index=table.index)
 
     def _labels_of(self, table: pd.DataFrame) -> str | None:
@@ -361,6 +361,15 @@ class OmeroWriter(ResultWriter):
             return msgspec.json.decode(self._mark(well, field).read_bytes(), type=_Written)
         except FileNotFoundError:
             return _Written(images={}, rois={})
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number that stands in a table; None where there is none, or something else."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number == value else None
 
 
 def _replace(path: Path, content: bytes) -> None:
