@@ -27,8 +27,12 @@ def pin_threads() -> None:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a benchmark's process: one thread a library, no settings of the user, this checkout."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("OPENHCS_")}
+    """Return the environment of a benchmark's process: one thread a library, no settings of the user, this checkout.
+
+    Bytecode is kept, as that of installed packages is.
+    """
+    left_out = ("OPENHCS_", "PYTHONDONTWRITEBYTECODE")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     own |= dict.fromkeys(_PINNED, "1")
     own |= {
         "PYTHONPATH": str(CHECKOUT),

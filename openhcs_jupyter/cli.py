@@ -265,13 +265,17 @@ def _plates(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.config import load_settings
     from openhcs_jupyter.door import read_source
+    from openhcs_jupyter.engine import fork_server
     from openhcs_jupyter.magics.batch import run_file, with_first_line
 
     source = read_source(arguments.file)
     options = with_first_line(source, run_options(arguments))
     if options.server is not None:
         return 0 if jobs_shell.run_there(source, options, follow=True) else _FAILED
+    if not (options.dry_run or options.scheduler or load_settings().scheduler):
+        fork_server().start()  # it imports while the file is read and compiled
     with _connect(arguments) as repository:
         done = run_file(repository, source, options, _say, traceback=arguments.traceback)
     return 0 if done else _FAILED

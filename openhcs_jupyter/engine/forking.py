@@ -46,11 +46,15 @@ _PR_SET_PDEATHSIG = 1
 _IDLE_S = 0.3
 _MOST_SPARES = 4
 _SPARE_BYTES = 32 << 20
+_LARGE_PAGES_BYTES = 256 << 20
 
 
 def serve(control: socket.socket) -> NoReturn:
     """Fork and end workers until the other side closes `control`."""
+    _keep_memory()
     _import(NEEDED)
+    with suppress(Exception):  # a worker says what is amiss
+        _warm_up()
     with suppress(OSError):  # who started it has ended already, and so does this
         control.sendall(ANSWER.pack(0))
     _Server(control).run()
@@ -162,7 +166,7 @@ def _fork(child: Callable[[], None], not_its_own: Iterable[socket.socket]) -> in
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for end in not_its_own:
             end.close()
-        _keep_memory()
+        _ask_for_large_pages()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child()
         code = 0
@@ -182,6 +186,8 @@ def _wait(theirs: socket.socket) -> None:
     from openhcs_jupyter.engine.tables import warm_up
 
     np.ones(_SPARE_BYTES, np.uint8)  # the allocator keeps it, and the first unit finds it there
+    with suppress(Exception):  # a worker says what is amiss
+        _warm_up()
     warm_up()
     message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), MOST_FILES)
     if message:
@@ -223,8 +229,32 @@ def _end(pid: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def _warm_up() -> None:
+    """Do what takes a worker some milliseconds the first time."""
+    from openhcs_jupyter.config import load_settings
+    from openhcs_jupyter.engine.worker import limit_threads
+
+    limit_threads()
+    load_settings()
+
+
+def _ask_for_large_pages() -> None:
+    """Have the heap of a worker grow by large pages: with small ones its first units take a tenth longer.
+
+    NumPy asks for them where it allocates much; the allocator keeps what is given back, untouched as it is.
+    """
+    import numpy as np
+
+    with suppress(MemoryError):  # where addresses are scarce
+        np.empty(_LARGE_PAGES_BYTES, np.uint8)
+
+
 def _keep_memory() -> None:
-    """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time."""
+    """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time.
+
+    All threads are to share one heap, so this comes before the first of them: those that a library starts when it is
+    imported have heaps of their own, which the threads of workers would inherit.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in _KEEP_MEMORY:

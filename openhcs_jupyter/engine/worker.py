@@ -62,7 +62,7 @@ def work(connection: int, status: int) -> None:
         message = f"the steps' functions cannot be loaded in a worker process: {describe(error)}"
         _refuse(conductor, Failure(message=message, traceback=trace_of(error), whole_run=True))
         return
-    _limit_threads()
+    limit_threads()
     sys.setswitchinterval(_SWITCH_S)
     kernels: Kernels | None = None
     if device is not None:
@@ -236,7 +236,7 @@ def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, OpenHCSError) else describe(error)
 
 
-def _limit_threads() -> None:
+def limit_threads() -> None:
     """Keep libraries to one thread each: there is a worker for every core."""
     cv2 = sys.modules.get("cv2")
     if cv2 is not None:

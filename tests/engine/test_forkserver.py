@@ -182,6 +182,19 @@ class TestSpares:
         until(ended(spares), "the spares to end")
 
 
+def test_threads_of_a_worker_share_one_heap_of_large_pages(bench: Bench) -> None:
+    def looked(stack: np.ndarray) -> np.ndarray:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        heaps = [at for at, line in enumerate(lines) if line.endswith("[heap]")]
+        bounds = [[int(word, 16) for word in lines[at].split()[0].split("-")] for at in heaps]
+        assert any(low <= stack.ctypes.data < high for low, high in bounds)  # another thread has read it
+        flags = [next(line for line in lines[at:] if line.startswith("VmFlags")).split() for at in heaps]
+        assert any("hg" in words for words in flags)
+        return stack
+
+    assert bench.done(Step(looked, name="looked"), run_options={"force": True}).status == "done"
+
+
 def test_no_file_stays_open_after_runs(bench: Bench) -> None:
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

@@ -349,6 +349,29 @@ def test_a_process_killed_while_it_writes_leaves_what_was_there(
     assert repository.import_plate(made.folder).planes == 24
 
 
+_KEEPS_UNTIL_EXIT = """
+import ctypes
+import sys
+import types
+from pathlib import Path
+
+sys.modules["holder"] = holder = types.ModuleType("holder")
+from openhcs_jupyter.repository.embedded import EmbeddedRepository, catalogue
+
+holder.repository = EmbeddedRepository(Path(sys.argv[1]))
+holder.repository.plates()
+# As libraries in C do: both modules are still there when Python empties modules, the later one first.
+for module in (holder, catalogue):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+"""
+
+
+def test_a_script_that_keeps_a_repository_until_it_ends_prints_nothing(repository: EmbeddedRepository) -> None:
+    command = [sys.executable, "-c", _KEEPS_UNTIL_EXIT, repository.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_reading_goes_on_while_another_process_writes(repository: EmbeddedRepository, make_plate: MakePlate) -> None:
     made = make_plate(fields=1, z=1)
     repository.import_plate(made.folder)

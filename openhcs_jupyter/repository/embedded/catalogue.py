@@ -202,12 +202,15 @@ class Catalogue:
 class _Own:
     """A thread's connection, closed when the thread ends: the connection itself lives in a reference cycle."""
 
+    _process_id = staticmethod(os.getpid)
+    """Of its own: when the interpreter ends, the names of the module may be gone before this is."""
+
     def __init__(self, path: Path) -> None:
         self.pid = os.getpid()
         self.connection = _connect(path)
 
     def close(self) -> None:
-        if self.pid == os.getpid():
+        if self.pid == self._process_id():
             self.connection.close()
 
     __del__ = close
