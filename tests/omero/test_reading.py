@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -123,6 +124,33 @@ class TestInPlace:
         side = next((lab.server.binary_repository / "Planes").glob("*.json"))
         planes = side.read_text()
         side.write_text(planes.replace("_A01_s1_w1.tif", "_B02_s2_w1.tif"))
+        try:
+            plate = direct.plate(number)
+        finally:
+            side.write_text(planes)
+        place = direct._places.of_image(plate.wells[0].fields[0].images[0])
+        assert place.registered is None
+        assert "not what the server gives" in place.why
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("_A01_s2_w1", "_B02_s1_w1"),
+            ("_B02_s2_w1", "_B02_s1_w1"),
+            ('ZStep_2/[^"]*_A01_s1_w2', 'ZStep_3/[^"]*_A01_s1_w2'),
+        ],
+    )
+    def test_planes_in_another_order_than_the_servers_are_not_trusted(
+        self, lab: Lab, direct: OmeroRepository, one: str, other: str
+    ) -> None:
+        """Also where the first plane of the first field is the same."""
+        number, _ = lab.imported
+        side = next((lab.server.binary_repository / "Planes").glob("*.json"))
+        planes = side.read_text()
+        names = [next(iter(re.findall(rf'[^"]*{name}[.]tif', planes))) for name in (one, other)]
+        swapped = planes.replace(names[0], "<>").replace(names[1], names[0]).replace("<>", names[1])
+        assert swapped != planes
+        side.write_text(swapped)
         try:
             plate = direct.plate(number)
         finally:

@@ -27,8 +27,8 @@ from openhcs_jupyter.repository.omero.zarr_pixels import ENTITY, ZarrPixels
 class Files(NamedTuple):
     """The images of a plate that is being loaded, and what becomes known of them.
 
-    Nobody but the readers of formats knows which imported file holds which plane. So one plane is compared with what
-    the server gives before imported files or OME-Zarr are trusted.
+    Nobody but the readers of formats knows which imported file holds which plane. So some planes are compared with what
+    the server gives before imported files or OME-Zarr are trusted: of each channel, and of other fields.
     """
 
     connection: Connection
@@ -109,7 +109,7 @@ class Files(NamedTuple):
         _, rows = self._fileset(fields)
         folder = folder_of(rows, managed)
         found, blank = register(self.registered, folder, self.plate, fields)
-        self._compare(self._image(fields[0]), found, str(folder))
+        self._compare(fields, found, str(folder))
         self._tell(blank)
         return found
 
@@ -123,7 +123,7 @@ class Files(NamedTuple):
             try:
                 found, blank = register(self.registered, mirror.mirror(folder, rows, hand), self.plate, fields)
                 found = {image: one._replace(mirror=str(folder), above=above) for image, one in found.items()}
-                self._compare(self._image(fields[0]), found, f"{above}/{mirror.top_of(rows).name}", hand)
+                self._compare(fields, found, f"{above}/{mirror.top_of(rows).name}", hand)
             except RepositoryError:
                 if not was_there:
                     raise
@@ -148,16 +148,27 @@ class Files(NamedTuple):
         return {}
 
     def _compare(
-        self, image: Image, found: Mapping[int, Registered], where: str, hand: mirror.Hand | None = None
+        self, fields: Sequence[FieldRow], found: Mapping[int, Registered], where: str, hand: mirror.Hand | None = None
     ) -> None:
-        self._hold_against(image, open_registered(self.registered, image, found[image.id], hand), where)
+        """Compare the first image in all its channels, and the last of its well and of the plate."""
+        first = fields[0]
+        of_well = [row for row in fields if (row.row, row.column) == (first.row, first.column)]
+        last = max(of_well, key=lambda row: row.position)
+        for number, row in {row.image: row for row in (first, last, fields[-1])}.items():
+            image = self._image(row)
+            files = open_registered(self.registered, image, found[number], hand)
+            self._hold_against(image, files, where, wholly=row is first)
 
-    def _hold_against(self, image: Image, files: PixelSource, where: str) -> None:
-        """Compare the first plane of an image's files with what the server gives."""
-        place = self.places[image.id]
-        with files, RawPixels(self.connection, place.pixels, image.layout, place.name) as server:
-            if not np.array_equal(files.plane(0, 0, 0), server.plane(0, 0, 0)):
-                raise RepositoryError(f"the files in {where} are not what the server gives for {place.name}")
+    def _hold_against(self, image: Image, files: PixelSource, where: str, *, wholly: bool = True) -> None:
+        """Compare an image's files with what the server gives: the first plane, and `wholly` each channel's last."""
+        place, layout = self.places[image.id], image.layout
+        looked_at = [(0, 0, 0)]
+        if wholly:
+            looked_at += [(layout.size_t - 1, c, layout.size_z - 1) for c in range(layout.size_c)]
+        with files, RawPixels(self.connection, place.pixels, layout, place.name, ahead=1) as server:
+            for t, c, z in dict.fromkeys(looked_at):
+                if not np.array_equal(files.plane(t, c, z), server.plane(t, c, z)):
+                    raise RepositoryError(f"the files in {where} are not what the server gives for {place.name}")
 
     def _tell(self, blank: int) -> None:
         if blank:

@@ -33,7 +33,7 @@ class _Band(NamedTuple):
 
 
 class RawPixels(PixelSource):
-    """Planes asked of RawPixelsStore, several requests at once; never more than `_AHEAD` answers are held.
+    """Planes asked of RawPixelsStore, several requests at once; never more than `ahead` answers are held.
 
     Parameters
     ----------
@@ -47,9 +47,20 @@ class RawPixels(PixelSource):
         Of the image, for errors.
     patience_s
         A server that is away is waited for so long.
+    ahead
+        Requests under way at once.
     """
 
-    def __init__(self, connection: Connection, pixels: int, layout: Layout, name: str, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        pixels: int,
+        layout: Layout,
+        name: str,
+        patience_s: float = 0.0,
+        ahead: int = _AHEAD,
+    ) -> None:
+        self._ahead = ahead
         self._connection = connection
         self._pixels = pixels
         self._layout = layout
@@ -130,7 +141,7 @@ class RawPixels(PixelSource):
         index = ((band.t * layout.size_c + band.c) * layout.size_z + band.z) * in_plane + band.y // self._rows
         last = layout.size_t * layout.size_c * layout.size_z * in_plane
         found = []
-        for one in range(index + 1, min(index + _AHEAD, last)):
+        for one in range(index + 1, min(index + self._ahead, last)):
             plane, part = divmod(one, in_plane)
             rest, z = divmod(plane, layout.size_z)
             t, c = divmod(rest, layout.size_c)
