@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-FORK, REAP, DISMISS, IMPORT = b"F", b"R", b"D", b"I"
+FORK, TRY, REAP, DISMISS, IMPORT = b"F", b"T", b"R", b"D", b"I"
 ANSWER = struct.Struct("<q")
 MOST_FILES = 4
 """That a worker is handed: its connection, its status, and where it writes its output and its errors."""
@@ -47,6 +47,11 @@ _IDLE_S = 0.3
 _MOST_SPARES = 4
 _SPARE_BYTES = 32 << 20
 _LARGE_PAGES_BYTES = 256 << 20
+
+
+def most_spares() -> int:
+    """Return how many workers are forked ahead."""
+    return min(os.cpu_count() or 1, _MOST_SPARES)
 
 
 def serve(control: socket.socket) -> NoReturn:
@@ -97,6 +102,9 @@ class _Server:
     def _do(self, what: bytes, number: int, descriptors: Sequence[int]) -> None:
         if what == FORK:
             self._fork(descriptors)
+        elif what == TRY:
+            self._workers.add(pid := self._spares.try_out(descriptors))
+            self._control.sendall(ANSWER.pack(pid))
         elif what == IMPORT:
             names = self._control.recv(number, socket.MSG_WAITALL)
             if _import(names.decode().split(",")):
@@ -105,18 +113,19 @@ class _Server:
         elif what == DISMISS:
             if number in self._workers:
                 self._workers.discard(number)
-                os.kill(number, signal.SIGKILL)
-                self._dismissed.add(number)
+                if not self._spares.take_back(number):
+                    os.kill(number, signal.SIGKILL)
+                    self._dismissed.add(number)
         elif what == REAP:
             self._control.sendall(ANSWER.pack(_end(number) if number in self._workers else -signal.SIGKILL))
             self._workers.discard(number)
+            self._spares.forget(number)
 
     def _fork(self, descriptors: Sequence[int]) -> None:
         pid = self._spares.use(descriptors)
         if pid is None:
             pid = _fork(lambda: _work(*descriptors), [self._control])
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(descriptors)
         self._workers.add(pid)
         self._control.sendall(ANSWER.pack(pid))
 
@@ -127,14 +136,16 @@ class _Spares:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._spares: list[tuple[int, socket.socket]] = []
+        self._tried: dict[int, socket.socket] = {}
+        """Those that work now and come back, by their process ids."""
 
     @property
     def are_enough(self) -> bool:
-        return len(self._spares) >= min(os.cpu_count() or 1, _MOST_SPARES)
+        return len(self._spares) >= most_spares()
 
     def add(self) -> None:
         ours, theirs = socket.socketpair()
-        others = [socket for _, socket in self._spares]
+        others = [*(socket for _, socket in self._spares), *self._tried.values()]
         with theirs:
             self._spares.append((_fork(lambda: _wait(theirs), [self._control, ours, *others]), ours))
 
@@ -147,6 +158,30 @@ class _Spares:
                 return pid
             _end(pid)
         return None
+
+    def try_out(self, descriptors: Sequence[int]) -> int:
+        """Give a spare work of ours, after which it is a spare again; returns its process id."""
+        if not self._spares:
+            self.add()
+        pid, ours = self._spares.pop()
+        with suppress(OSError):  # if it has died, that is seen by who waits for it
+            socket.send_fds(ours, [TRY], descriptors)
+        _close(descriptors)
+        self._tried[pid] = ours
+        return pid
+
+    def take_back(self, pid: int) -> bool:
+        """Keep a worker that was tried out; tells whether it was one."""
+        ours = self._tried.pop(pid, None)
+        if ours is not None:
+            self._spares.append((pid, ours))
+        return ours is not None
+
+    def forget(self, pid: int) -> None:
+        """Note that a worker that was tried out has ended."""
+        ours = self._tried.pop(pid, None)
+        if ours is not None:
+            ours.close()
 
     def end(self) -> None:
         for pid, ours in self._spares:
@@ -189,10 +224,15 @@ def _wait(theirs: socket.socket) -> None:
     with suppress(Exception):  # a worker says what is amiss
         _warm_up()
     warm_up()
-    message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), MOST_FILES)
-    if message:
-        theirs.close()
-        _work(*descriptors)
+    message = TRY
+    while message == TRY:
+        message, descriptors, _, _ = socket.recv_fds(theirs, len(FORK), MOST_FILES)
+        if message == FORK:
+            theirs.close()
+        if message:
+            _work(*descriptors)
+        if message == TRY:
+            os.close(descriptors[1])  # the connection is closed by now
 
 
 def _work(connection: int, status: int, *output: int) -> None:
@@ -205,6 +245,11 @@ def _work(connection: int, status: int, *output: int) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # the process is ended without a word to it
     work(connection, status)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _import(modules: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from openhcs_jupyter.config import ONE_THREAD
 from openhcs_jupyter.engine import forking
-from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP
+from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP, TRY
 from openhcs_jupyter.errors import RunError
 
 _TRIES = 4
@@ -111,7 +111,7 @@ class ForkServer:
                     raise _ended() from error
             return self._greeted
 
-    def fork(self, connection: int, status: int) -> int:
+    def fork(self, connection: int, status: int, *, stays: bool = False) -> int:
         """Fork a worker.
 
         Parameters
@@ -120,15 +120,16 @@ class ForkServer:
             File descriptor of the worker's end of a socket pair.
         status
             File descriptor of the memory in which it notes what it is doing.
+        stays
+            Dismissed, it waits for the next run, and is the quicker there.
 
         Returns
         -------
         int
             The worker's process id.
         """
-        return self._ask(
-            lambda control: socket.send_fds(control, [FORK + ANSWER.pack(0)], [connection, status, *self._output])
-        )
+        message = (TRY if stays else FORK) + ANSWER.pack(0)
+        return self._ask(lambda control: socket.send_fds(control, [message], [connection, status, *self._output]))
 
     def load(self, modules: Sequence[str]) -> None:
         """Import modules once, before workers are forked that need them."""

@@ -28,7 +28,16 @@ _LOOK_S = 0.1
 
 
 class LocalExecutor(Executor):
-    """Worker processes on this machine, forked from one that has imported what units need."""
+    """Worker processes on this machine, forked from one that has imported what units need.
+
+    Parameters
+    ----------
+    workers_stay
+        For the next run, which begins the sooner; only where they do nothing of the user's.
+    """
+
+    def __init__(self, *, workers_stay: bool = False) -> None:
+        self._stay = workers_stay
 
     def prepare(self, timeout: float) -> bool:
         """Have the libraries imported that workers share."""
@@ -42,27 +51,29 @@ class LocalExecutor(Executor):
         """Fork the workers: those of CPUs, and one for each GPU."""
         packed = pack(program)
         if not program.devices:
-            return open_session(packed, workers, unit_timeout_s)
+            return open_session(packed, workers, unit_timeout_s, stay=self._stay)
         lanes = {"cpu": open_session(packed, workers, unit_timeout_s)}
         for device in program.devices:
             lanes[device.id] = open_session(packed, 1, unit_timeout_s, device)
         return LanedSession(lanes, program.devices)
 
 
-def open_session(program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None = None) -> Lane:
+def open_session(
+    program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None = None, *, stay: bool = False
+) -> Lane:
     """Begin a session on CPUs or on one GPU; see `Executor.open`."""
-    return _LocalSession(program, workers, unit_timeout_s, device)
+    return _LocalSession(program, workers, unit_timeout_s, device, stay=stay)
 
 
 class _Worker:
     """One worker process, seen from its conductor."""
 
-    def __init__(self, program: bytes) -> None:
+    def __init__(self, program: bytes, *, stays: bool) -> None:
         ours, theirs = socket.socketpair()
         memory = os.memfd_create("openhcs-worker") if hasattr(os, "memfd_create") else _unnamed_file()
         os.truncate(memory, STATUS_SIZE)
         try:
-            self.pid = fork_server().fork(theirs.fileno(), memory)
+            self.pid = fork_server().fork(theirs.fileno(), memory, stays=stays)
             self.status = Status(memory)
         finally:
             theirs.close()
@@ -86,7 +97,10 @@ class _Worker:
 
 
 class _LocalSession(Lane):
-    def __init__(self, program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None) -> None:
+    def __init__(
+        self, program: PackedProgram, workers: int, unit_timeout_s: float, device: Device | None, *, stay: bool
+    ) -> None:
+        self._stay = stay
         self._program = program.message(device)
         self._folder = RunFolder(program.run_folder)
         self._timeout = unit_timeout_s
@@ -143,7 +157,7 @@ class _LocalSession(Lane):
         self._selector.close()
 
     def _start_worker(self) -> None:
-        worker = _Worker(self._program)
+        worker = _Worker(self._program, stays=self._stay)
         self._workers.append(worker)
         self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 

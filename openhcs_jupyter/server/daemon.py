@@ -33,11 +33,14 @@ from openhcs_jupyter.server.omero import Seen
 from openhcs_jupyter.server.queue import Queue
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.server.watching import Pace
 from openhcs_jupyter.streaming.keys import write_private
 from openhcs_jupyter.streaming.sockets import Waker
 from openhcs_jupyter.topology import discover
 
 _BUSY_MS, _IDLE_MS = 20, 500
+_AT_ONCE = 5
+"""So many times in a row journals are read as soon as they grow; more often than every 20 ms they are not."""
 _ASK_S = 2.0
 
 
@@ -75,6 +78,8 @@ class Server:
         self._stopping = False
         self._parks = False
         self._asked = 0.0
+        self._promised: list[tuple[bytes, p.AnyReply | None]] = []
+        """Replies that wait for the disk."""
         self._trouble = ""
         """What kept jobs from being looked at the last time."""
         with ExitStack() as stack:
@@ -95,6 +100,7 @@ class Server:
             self._jobs = Jobs(
                 settings, self._queue, self._folders, self._seats, self._topology, self.account_of, self._logins
             )
+            stack.callback(self._jobs.watch.close)
             self._clients = Clients()
             self._desk = Desk(
                 settings, self._queue, self._jobs, self._folders, self._clients, self._topology, self.account_of
@@ -147,11 +153,17 @@ class Server:
         poller = zmq.Poller()
         for socket in (self.door.requests, self.door.news, self._waker):
             poller.register(socket, zmq.POLLIN)
+        watch, pace = self._jobs.watch, Pace(_BUSY_MS / 1000, _AT_ONCE)
         self._jobs.take_up()
         if not self._accounts:
             self._jobs.expect(self._owner)
         while not (self._stopping and not self._jobs.active):
+            if watch.fileno() >= 0:
+                poller.register(watch, zmq.POLLIN if pace.allows() else 0)
             ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
+            if watch.fileno() in ready:
+                pace.spend()
+                watch.clear()
             if self._waker.fileno() in ready:
                 self._waker.clear()
                 self._take_errands()
@@ -178,10 +190,13 @@ class Server:
 
     def _work(self) -> None:
         try:
-            if self._parks:
-                self._parks = False
-                self._jobs.park_all()
-            self._jobs.look()
+            try:
+                if self._parks:
+                    self._parks = False
+                    self._jobs.park_all()
+                self._jobs.look()
+            finally:
+                self._settle()
             self._trouble = ""
         except Exception as error:  # noqa: BLE001 - what one job does must not end the server
             # A full disk, for example: what could not be noted has not happened, and is tried again.
@@ -199,7 +214,18 @@ class Server:
 
     def _answer(self) -> None:
         for peer, key, frames in self.door.read():
-            self._say_to(peer, self._reply(peer, key, frames))
+            reply = self._reply(peer, key, frames)
+            if self._queue.is_settled:
+                self._say_to(peer, reply)
+            else:
+                self._promised.append((peer, reply))
+
+    def _settle(self) -> None:
+        """Bring changes to the disk, and give the replies that promise them; meanwhile the jobs have begun."""
+        promised, self._promised = self._promised, []
+        self._queue.settle()
+        for peer, reply in promised:
+            self._say_to(peer, reply)
 
     def _say_to(self, peer: bytes, reply: p.AnyReply | None) -> None:
         if reply is not None:

@@ -110,6 +110,7 @@ def new_token(queue: Queue, owner: str, path: Path) -> None:
         opened.write(f"{token}\n")
     partial.replace(path)
     queue.set_token(owner, _digest(token))
+    queue.settle()
 
 
 def read_token(path: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import linecache
 import os
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -44,13 +45,15 @@ _PATIENCE_S = 600.0
 """So long a job waits for an OMERO that is away."""
 
 
-def do_next(server: socket.socket) -> None:
+def do_next(server: socket.socket, *, ahead: bool = False) -> None:
     """Get ready, wait for a job, and do it; without one, end with the server.
 
     Parameters
     ----------
     server
         Gives the job's folder and its lock.
+    ahead
+        There is none yet, and time to rehearse.
     """
     for module in SHARED:
         import_module(module)
@@ -59,6 +62,8 @@ def do_next(server: socket.socket) -> None:
     fork_server().branch(server)  # before there are threads, and before this process holds a lock
     for module in NEEDED:
         import_module(module)
+    if ahead:
+        _rehearse(server)
     try:
         message, files, _, _ = socket.recv_fds(server, _LONGEST_PATH, 1)
     except OSError:
@@ -71,6 +76,16 @@ def do_next(server: socket.socket) -> None:
     folder = Path(os.fsdecode(message))
     _settle(folder)
     _do(folder)
+
+
+def _rehearse(server: socket.socket) -> None:
+    """Get to know the way, until there is a job."""
+    from openhcs_jupyter.server.rehearsal import rehearse
+
+    with suppress(Exception), closing(rehearse()) as steps:  # the job itself says what is amiss
+        for _ in steps:
+            if select.select([server], [], [], 0)[0]:
+                break
 
 
 def _settle(folder: Path) -> None:
@@ -242,7 +257,6 @@ class _Job:
     def _plan(self) -> ExecutionPlan:
         from openhcs_jupyter.door import Script, Source, choose_plate, define_steps, plan_run
         from openhcs_jupyter.functions.words import pipeline_words
-        from openhcs_jupyter.pipeline.modules import write_modules
         from openhcs_jupyter.repository import connect
 
         payload = self._orders.payload
@@ -252,6 +266,8 @@ class _Job:
         # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
         namespace: dict[str, Any] = {**pipeline_words(), "__name__": "__main__"}
         if payload.modules:
+            from openhcs_jupyter.pipeline.modules import write_modules
+
             write_modules(payload.modules, self._folder / MODULES)
             sys.path.insert(0, str(self._folder / MODULES))
         flags = 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from openhcs_jupyter.errors import OpenHCSError, UsageError
@@ -24,6 +25,7 @@ from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.schedule import Lease, Waiting, decide, first_charge
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.server.watching import Watch
 from openhcs_jupyter.topology import Topology
 
 _GRACE_S = 10.0
@@ -71,6 +73,8 @@ class Jobs:
         """When owners came last."""
         self.holds = False
         """No job is started: the server is about to stop."""
+        self.watch = Watch()
+        """Tells when there may be news of jobs."""
 
     @property
     def active(self) -> Mapping[str, Record]:
@@ -93,6 +97,8 @@ class Jobs:
                 continue
             self._active[record.id] = record
             wanted.add(record.seat)
+            for folder in self._places(record):
+                self.watch.add(folder, self._account_of(record.owner))
             if record.asked:
                 self._signal(record)
         mark = self._folders.mark()
@@ -302,8 +308,13 @@ class Jobs:
                 pid_start=process.start,
                 boot=process.boot,
             )
+            self.watch.add(folder, owner)
             seat.give(folder, lock)
         self._coming[record.owner] = time.monotonic()
+
+    def _places(self, record: Record) -> list[Path]:
+        """List the folders in which a job's journals lie."""
+        return [self._folders.job(record.id), *([Path(record.folder)] if record.folder else [])]
 
     def repository(self, owner: str) -> str:
         """Return the URI of the repository for an owner's jobs."""
@@ -363,6 +374,8 @@ class Jobs:
                 **_AT_REST,
             )
         self._drop_session(record)
+        for folder in self._places(record):
+            self.watch.remove(folder)
         del self._active[record.id]
         self._kill_at.pop(record.id, None)
         self._folders.forget_lock(record.id)
@@ -390,10 +403,15 @@ class Jobs:
 
     def _read(self, record: Record) -> Record:
         """Take what a job's process and its run have written since the last time."""
-        read, events = news_of(record, self._folders.job(record.id), self._account_of(record.owner))
+        folder, owner = self._folders.job(record.id), self._account_of(record.owner)
+        read, events = news_of(record, folder, owner)
         if read == record:
             return record
-        read = self._queue.note(read, events)
+        if read.folder != record.folder:
+            self.watch.add(Path(read.folder), owner)
+            read, more = news_of(read, folder, owner)  # what came before it was watched
+            events += more
+        read = self._queue.learn(read, events)
         self._active[record.id] = read
         return read
 

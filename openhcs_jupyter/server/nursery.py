@@ -41,6 +41,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Stands in the environment of the process and of all that come from it."""
     session: str
     """Where it keeps the key of its session with OMERO."""
+    ahead: bool
+    """There is no job for it yet."""
 
 
 _orders = msgspec.msgpack.Decoder(Order)
@@ -79,12 +81,14 @@ def _get_ready() -> Iterator[None]:
     from openhcs_jupyter.server import job
 
     yield from map(_import, job.NEEDED)
-    from openhcs_jupyter.engine import forking
+    from openhcs_jupyter.engine import fork_server, forking
     from openhcs_jupyter.server.rehearsal import rehearse
 
     yield from map(_import, forking.NEEDED + forking.LIKELY)
+    fork_server().branch()
     with suppress(Exception):  # the job itself says what is amiss
-        rehearse()
+        yield from rehearse()
+    fork_server().stop()  # those that are forked have their own
     gc.collect()
     gc.freeze()
 
@@ -118,7 +122,7 @@ def _live(order: Order, server: socket.socket, environment: Mapping[str, str]) -
         limits.apply(order.limits)
         from openhcs_jupyter.server.job import do_next
 
-        do_next(server)
+        do_next(server, ahead=order.ahead)
         code = 0
     except BaseException:  # noqa: BLE001 - it must not return into the loop of its parent
         traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,7 +120,9 @@ def can_be_kept(event: AnyJobEvent) -> bool:
 
 
 class Queue:
-    """All jobs. Used by one thread; what a method did is on the disk when it returns.
+    """All jobs. Used by one thread.
+
+    What a method did outlives the process from when it returns, and the machine from the next `settle` on.
 
     Parameters
     ----------
@@ -129,10 +132,13 @@ class Queue:
 
     def __init__(self, path: Path) -> None:
         path.touch(mode=0o600)
+        self._path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
+        self.is_settled = True
+        """Whether a machine that loses power now would lose nothing but what `learn` has kept."""
         self._told: list[tuple[Record, list[JobEvent]]] = []
         self._depth = 0
         self._live: dict[int, Record] | None = None
@@ -154,6 +160,7 @@ class Queue:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
+            self.is_settled = False
         except BaseException:
             del self._told[kept:]
             self._live = None
@@ -162,6 +169,23 @@ class Queue:
             raise
         finally:
             self._depth = 0
+
+    def settle(self) -> None:
+        """Bring everything to the disk; done before anything is promised to anybody, once for many changes.
+
+        Raises
+        ------
+        OSError
+            If it cannot be.
+        """
+        if self.is_settled:
+            return
+        log = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(log)
+        finally:
+            os.close(log)
+        self.is_settled = True
 
     def take_told(self) -> list[tuple[Record, list[JobEvent]]]:
         """Return, once, the events that were added, for those who follow."""
@@ -213,6 +237,13 @@ class Queue:
             else:
                 self._unended[record.number] = record
             return record
+
+    def learn(self, record: Record, events: Sequence[AnyJobEvent]) -> Record:
+        """Keep what a job's journals tell. It stands there as well, so nobody waits for the disk."""
+        settled = self.is_settled
+        record = self.note(record, events)
+        self.is_settled = settled
+        return record
 
     def find(self, job: str) -> Record | None:
         """Return a job by its id, or its run's."""

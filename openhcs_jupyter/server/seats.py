@@ -120,13 +120,17 @@ class Seat:
         Stands in its environment.
     session
         Where it keeps the key of its session with OMERO.
+    ahead
+        There is no job for it yet.
     """
 
-    def __init__(self, nursery: Nursery, account: Account, limits: Limits, mark: str, session: Path) -> None:
+    def __init__(
+        self, nursery: Nursery, account: Account, limits: Limits, mark: str, session: Path, *, ahead: bool
+    ) -> None:
         self.mark = mark
         self.since = time.monotonic()
         self._socket, theirs = socket.socketpair()
-        order = Order(account=account, limits=limits, mark=mark, session=str(session))
+        order = Order(account=account, limits=limits, mark=mark, session=str(session), ahead=ahead)
         with theirs:
             try:
                 self._process = nursery.fork(order, theirs)
@@ -175,7 +179,7 @@ class Seats:
 
     def prepare(self, owner: str, account: Account) -> None:
         """Have a process get ready for an owner's next job, for whom none is."""
-        self._ready[owner] = self._new(account)
+        self._ready[owner] = self._new(account, ahead=True)
 
     def is_ready(self, owner: str) -> bool:
         """Tell whether a process waits for an owner's next job."""
@@ -185,7 +189,7 @@ class Seats:
     def take(self, owner: str, account: Account) -> Seat:
         """Return a process for a job: the one that is ready, else a new one."""
         seat = self._ready.pop(owner, None)
-        return seat if seat is not None and seat.id is not None else self._new(account)
+        return seat if seat is not None and seat.id is not None else self._new(account, ahead=False)
 
     def sweep(self) -> None:
         """End those that nobody needed for long."""
@@ -202,9 +206,9 @@ class Seats:
         self._ready.clear()
         self._nursery.close()
 
-    def _new(self, account: Account) -> Seat:
+    def _new(self, account: Account, *, ahead: bool) -> Seat:
         mark = self._folders.new_mark()
-        seat = Seat(self._nursery, account, self._limits, mark, self._folders.session(mark))
+        seat = Seat(self._nursery, account, self._limits, mark, self._folders.session(mark), ahead=ahead)
         if not self._warm:
             self._nursery.close()
         return seat

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,8 @@ from openhcs_jupyter.repository.base import PixelSource
 from openhcs_jupyter.repository.embedded.formats.base import FoundFile
 
 _LOOKERS = 8
+_ALONE_S = 0.005
+"""So long one thread looks at files; on a local disk that is all of a small plate."""
 _AGAIN = "Import the plate's folder again."
 _FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,10 +80,17 @@ def changed_files(tables: Iterable[tuple[str, PlaneTable]]) -> list[str]:
             return error.message
         return None
 
-    files = {f"{root}/{file.path}": file for root, table in tables for file in table.files}
-    # In threads, because folders are often far away.
+    waiting = iter({f"{root}/{file.path}": file for root, table in tables for file in table.files}.items())
+    lines: list[str | None] = []
+    end = time.monotonic() + _ALONE_S
+    for file in waiting:
+        lines.append(look(file))
+        if time.monotonic() > end:
+            break
+    # The rest in threads, because folders are often far away.
     with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="changed") as pool:
-        return [line for line in pool.map(look, files.items(), chunksize=256) if line is not None]
+        lines += pool.map(look, waiting)
+    return [line for line in lines if line is not None]
 
 
 class FilePixels(PixelSource):
