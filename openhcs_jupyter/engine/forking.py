@@ -147,7 +147,8 @@ class _Spares:
         ours, theirs = socket.socketpair()
         others = [*(socket for _, socket in self._spares), *self._tried.values()]
         with theirs:
-            self._spares.append((_fork(lambda: _wait(theirs), [self._control, ours, *others]), ours))
+            pid = _fork(lambda: _wait(theirs), [self._control, ours, *others])
+        self._spares.insert(0, (pid, ours))  # those that were tried out are taken first
 
     def use(self, descriptors: Sequence[int]) -> int | None:
         """Give a spare its work and return its process id; None if there is none."""

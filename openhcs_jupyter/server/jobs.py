@@ -408,6 +408,7 @@ class Jobs:
         if read == record:
             return record
         if read.folder != record.folder:
+            self.watch.remove(Path(record.folder))
             self.watch.add(Path(read.folder), owner)
             read, more = news_of(read, folder, owner)  # what came before it was watched
             events += more

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from openhcs_jupyter import Step
-from openhcs_jupyter.engine import fork_server
+from openhcs_jupyter.engine import LocalExecutor, fork_server
 from tests.engine import functions
 from tests.engine.bench import LONGEST_S, Bench, descendants, ended, lines, lives, until
 
@@ -104,6 +104,25 @@ def test_a_run_after_the_server_was_killed(bench: Bench) -> None:
     until(ended([server.pid]), "the server to end")
     started = bench.done(Step(lambda stack: stack + 2, name="second", channel="DAPI"))
     np.testing.assert_array_equal(started.image(well="A01")[0, 0], bench.pixels("A01", 1, 0) + 2)
+
+
+def test_workers_that_stay_do_the_next_run_too(bench: Bench) -> None:
+    log = bench.folder / "pids"
+
+    def noted(stack, log, number):
+        functions.note(Path(log), str(os.getpid()))
+        return stack + number
+
+    def workers(number: int, *, stay: bool) -> set[str]:
+        log.unlink(missing_ok=True)
+        step = Step(noted, {"log": str(log), "number": number}, channel="DAPI", name="noted")
+        bench.done(step, workers=1, executor=LocalExecutor(workers_stay=stay))
+        return set(lines(log))
+
+    first = workers(1, stay=True)
+    assert workers(2, stay=True) == workers(3, stay=False) == first
+    assert not workers(4, stay=False) & first
+    until(ended([int(pid) for pid in first]), "the worker to end")
 
 
 def test_a_run_whose_server_is_killed_while_it_imports(bench: Bench) -> None:

@@ -14,7 +14,7 @@ import pytest
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.model import new_key
-from openhcs_jupyter.server.processes import of_seat, seats
+from openhcs_jupyter.server.processes import ProcessId, of_seat, process_id, seats, send
 from openhcs_jupyter.server.queue import Queue
 from tests.server.conftest import CORES
 from tests.server.serving import SLOW, Client, ServerProcess, computed, finished, payload, running, until
@@ -38,13 +38,13 @@ IDLE = 2
 """Processes that are there without a job: one that is ready for the next, and that from which it comes."""
 
 
-def _pid(server: ServerProcess, job: str) -> int:
+def _process(server: ServerProcess, job: str) -> ProcessId:
     """Return the process of a job, as the server's own memory has it."""
     queue = Queue(server.state / "queue.db")
     found = queue.find(job)
     queue.close()
     assert found is not None
-    return found.pid
+    return ProcessId(found.pid, found.pid_start, found.boot)
 
 
 def _cell(number: object) -> str:
@@ -57,7 +57,8 @@ def test_jobs_live_through_the_servers_death(server: ServerProcess) -> None:
     first = client.submit(payload(_cell(1), workers=CORES))
     queued = client.submit(payload(_cell(2), "queued", workers=CORES))
     until(lambda: client.job(first.id).done >= 1)
-    pid = _pid(server, first.id)
+    process = _process(server, first.id)
+    assert process_id(process.pid) == process
     server.kill()
     server.start()
     client = server.client()
@@ -66,8 +67,7 @@ def test_jobs_live_through_the_servers_death(server: ServerProcess) -> None:
     assert (done.state, done.done, done.attempts) == ("done", 8, 1)
     assert client.wait(queued.id).state == "done"
     assert computed(client.events(first.id)) == list(range(8))
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert process_id(process.pid) != process
 
 
 def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(server: ServerProcess) -> None:
@@ -75,7 +75,7 @@ def test_a_job_that_died_with_the_server_goes_on_where_it_stopped(server: Server
     job = client.submit(payload(_cell(3)))
     until(lambda: client.job(job.id).done >= 2)
     server.kill()
-    os.kill(_pid(server, job.id), signal.SIGKILL)
+    send(_process(server, job.id), signal.SIGKILL)
     server.start()
     client = server.client()
     done = client.wait(job.id)
