@@ -10,16 +10,16 @@ from typing import Any
 
 import zmq
 
+from openhcs_jupyter.kernel.passing import Passer
 from openhcs_jupyter.kernel.record import signature
-from openhcs_jupyter.streaming.sockets import Waker
 
 _REMEMBERED = 20_000
 _TICK_MS = 200
 _PATIENCE_S = 5.0
 
 
-class Relay:
-    """Stands between the clients' output sockets and the kernel's, in a thread.
+class Relay(Passer):
+    """Stands between the clients' output sockets and the kernel's.
 
     Parameters
     ----------
@@ -30,12 +30,8 @@ class Relay:
     """
 
     def __init__(self, address: str, kernel: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._clients = self._context.socket(zmq.XPUB)
-        self._clients.setsockopt(zmq.XPUB_VERBOSE, 1)
-        self._clients.setsockopt(zmq.SNDHWM, 0)
-        self._clients.linger = 1000
-        self._clients.bind(address)
+        options = {zmq.XPUB_VERBOSE: 1, zmq.SNDHWM: 0, zmq.LINGER: 1000}
+        super().__init__("openhcs-relay", address, zmq.XPUB, options)
         self._kernel = self._context.socket(zmq.XSUB)
         self._kernel.setsockopt(zmq.RCVHWM, 0)
         self._kernel.linger = 0
@@ -47,9 +43,6 @@ class Relay:
         """Messages that came after a cut; it is not known yet what came before them."""
         self._first: str | None = None
         self._until = 0.0
-        self._end = threading.Event()
-        self._waker = Waker()
-        self._thread = threading.Thread(target=self._pass, name="openhcs-relay", daemon=True)
 
     @property
     def is_holding(self) -> bool:
@@ -60,10 +53,6 @@ class Relay:
     def last(self) -> str:
         """The signature of the last message that was passed on."""
         return self._last
-
-    def start(self) -> None:
-        """Begin to pass messages on."""
-        self._thread.start()
 
     def hold(self) -> None:
         """Hold messages back after a cut, until it is known which were lost."""
@@ -82,17 +71,6 @@ class Relay:
         with self._lock:
             self._first = first
         self._waker.wake()
-
-    def close(self) -> None:
-        """End the thread and close the sockets."""
-        self._end.set()
-        self._waker.wake()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._clients.close()
-        self._kernel.close()
-        self._context.term()
-        self._waker.close()
 
     def _pass(self) -> None:
         poller = zmq.Poller()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import zmq
 
-from openhcs_jupyter.streaming.sockets import Waker
+from openhcs_jupyter.kernel.passing import Passer
 
 _LATEST_S = 60.0
 """A cut is noticed long before; what was sent earlier has arrived if the kernel has said anything since."""
@@ -24,8 +24,8 @@ class _Sent(NamedTuple):
     size: int
 
 
-class Requests:
-    """Stands between the clients' shell sockets and the kernel's, in a thread.
+class Requests(Passer):
+    """Stands between the clients' shell sockets and the kernel's.
 
     A kernel takes each message once, by its signature, so that sending one again does no harm.
 
@@ -38,11 +38,8 @@ class Requests:
     """
 
     def __init__(self, address: str, kernel: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._clients = self._context.socket(zmq.ROUTER)
-        for option, value in ((zmq.ROUTER_HANDOVER, 1), (zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.LINGER, 1000)):
-            self._clients.setsockopt(option, value)
-        self._clients.bind(address)
+        options = {zmq.ROUTER_HANDOVER: 1, zmq.SNDHWM: 0, zmq.RCVHWM: 0, zmq.LINGER: 1000}
+        super().__init__("openhcs-requests", address, zmq.ROUTER, options)
         self._kernel = f"ipc://{kernel}"
         self._lines: OrderedDict[bytes, zmq.Socket[bytes]] = OrderedDict()
         """A socket for each client, which the kernel knows by the client's own name: it asks for input by it."""
@@ -51,13 +48,6 @@ class Requests:
         self._bytes = 0
         self._is_cut = threading.Event()
         self._is_another = threading.Event()
-        self._end = threading.Event()
-        self._waker = Waker()
-        self._thread = threading.Thread(target=self._pass, name="openhcs-requests", daemon=True)
-
-    def start(self) -> None:
-        """Begin to pass messages on."""
-        self._thread.start()
 
     def again(self) -> None:
         """Connect anew after a cut, and send again what may not have arrived."""
@@ -68,17 +58,6 @@ class Requests:
         """Send nothing again: another kernel follows, which has not seen it and is not to."""
         self._is_another.set()
         self._waker.wake()
-
-    def close(self) -> None:
-        """End the thread and close the sockets."""
-        self._end.set()
-        self._waker.wake()
-        if self._thread.is_alive():
-            self._thread.join()
-        for socket in (self._clients, *self._lines.values()):
-            socket.close()
-        self._context.term()
-        self._waker.close()
 
     def _pass(self) -> None:
         for socket in (self._clients, self._waker):

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.repository.omero.pieces import pieces_of
+
 
 class Mask(NamedTuple):
     """One object in one plane."""
@@ -31,26 +33,15 @@ def masks_of(labels: NDArray[np.integer[Any]]) -> Iterator[Mask]:
     labels
         ``(T, 1, Z, Y, X)``; 0 is background.
     """
-    for t in range(labels.shape[0]):
-        for z in range(labels.shape[2]):
-            yield from _masks_of_plane(labels[t, 0, z], t, z)
-
-
-def _masks_of_plane(plane: NDArray[np.integer[Any]], t: int, z: int) -> Iterator[Mask]:
-    from scipy import ndimage
-
-    for index, box in enumerate(ndimage.find_objects(plane)):
-        if box is None:
-            continue
-        inside = plane[box] == index + 1
-        rows, columns = box
+    for piece in pieces_of(labels):
+        height, width = piece.inside.shape
         yield Mask(
-            label=index + 1,
-            t=t,
-            z=z,
-            y=int(rows.start),
-            x=int(columns.start),
-            height=int(rows.stop - rows.start),
-            width=int(columns.stop - columns.start),
-            bits=np.packbits(inside).tobytes(),
+            label=piece.label,
+            t=piece.t,
+            z=piece.z,
+            y=piece.y,
+            x=piece.x,
+            height=height,
+            width=width,
+            bits=np.packbits(piece.inside).tobytes(),
         )

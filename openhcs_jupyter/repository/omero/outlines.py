@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.repository.omero.pieces import pieces_of
+
 
 class Outline(NamedTuple):
     """One piece of an object in one plane."""
@@ -29,24 +31,14 @@ def outlines_of(labels: NDArray[np.integer[Any]]) -> Iterator[Outline]:
     labels
         ``(T, 1, Z, Y, X)``; 0 is background.
     """
-    for t in range(labels.shape[0]):
-        for z in range(labels.shape[2]):
-            yield from _outlines_of_plane(labels[t, 0, z], t, z)
-
-
-def _outlines_of_plane(plane: NDArray[np.integer[Any]], t: int, z: int) -> Iterator[Outline]:
     import cv2
-    from scipy import ndimage
 
-    for index, box in enumerate(ndimage.find_objects(plane)):
-        if box is None:
-            continue
-        inside = (plane[box] == index + 1).astype(np.uint8)
+    for piece in pieces_of(labels):
         # OpenCV's contours run through the centres of pixels. Of an image of twice the size these lie between centre
         # and edge of the pixels here, so that even one pixel has an outline around its centre.
-        doubled = inside.repeat(2, axis=0).repeat(2, axis=1)
-        corner = np.array([box[1].start, box[0].start])
+        doubled = piece.inside.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+        corner = np.array([piece.x, piece.y])
         for contour in cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
             points = corner + (contour[:, 0] + 0.5) / 2
             text = " ".join(f"{x:g},{y:g}" for x, y in points.tolist())
-            yield Outline(label=index + 1, t=t, z=z, points=text)
+            yield Outline(label=piece.label, t=piece.t, z=piece.z, points=text)

@@ -1,0 +1,40 @@
+"""The objects of a label image, plane by plane, as masks and outlines are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Piece(NamedTuple):
+    """One object in one plane."""
+
+    label: int
+    t: int
+    z: int
+    y: int
+    """First row of its bounding box."""
+    x: int
+    inside: NDArray[np.bool_]
+    """``(height, width)`` of the box: which of its pixels are the object's."""
+
+
+def pieces_of(labels: NDArray[np.integer[Any]]) -> Iterator[Piece]:
+    """Iterate over the objects of a label image, plane by plane.
+
+    Parameters
+    ----------
+    labels
+        ``(T, 1, Z, Y, X)``; 0 is background.
+    """
+    from scipy import ndimage
+
+    for t, z in np.ndindex(labels.shape[0], labels.shape[2]):
+        plane = labels[t, 0, z]
+        for label, box in enumerate(ndimage.find_objects(plane), start=1):
+            if box is not None:
+                rows, columns = box
+                yield Piece(label, t, z, int(rows.start), int(columns.start), plane[box] == label)
