@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.widgets import pictures, still
+from openhcs_jupyter.widgets import still
+from openhcs_jupyter.widgets.plate_map import PlateMap
 from openhcs_jupyter.widgets.session import is_watched, session, widget_view
-from openhcs_jupyter.widgets.sources import STATISTICS, Source, Viewable, source_of
+from openhcs_jupyter.widgets.sources import Viewable, source_of
 
 if TYPE_CHECKING:
     from openhcs_jupyter.widgets.plate_controls import PlateControls
@@ -41,61 +40,23 @@ def plate_view(what: Viewable, beside: Viewable | None = None) -> PlateView:
     return PlateView([source_of(one) for one in (what, beside) if one is not None])
 
 
-class PlateView:
-    """What `plate_view` returns: shows itself where a cell ends in it.
+class PlateView(PlateMap):
+    """What `plate_view` returns: shows itself where a cell ends in it."""
 
-    Parameters
-    ----------
-    sources
-        One, or two beside each other.
-    """
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = list(sources)
-        first = sources[0]
-        self.table = first.tables[0] if first.tables else ""
-        self.column = first.columns(self.table)[0] if self.table else ""
-        self.statistic = STATISTICS[0]
-        self.color_map = pictures.COLOR_MAPS[0]
-        self.scale: tuple[float, float] | None = None
-        """What the map's colours begin and end with; None takes the least and the greatest value."""
-        self.wells: list[str] = []
-        """The wells that are open."""
-        self._controls: PlateControls | None = None
+    _controls: PlateControls | None = None
 
     @property
     def selected(self) -> tuple[str, ...]:
         """Names of the wells that are selected."""
         try:
-            return session.selected(self._sources[0].plate)
+            return session.selected(self.sources[0].plate)
         except OpenHCSError:
             return ()
-
-    def values(self, source: Source) -> list[float]:
-        """Return the number of each well, row by row."""
-        if not source.tables or self.column not in source.columns(self._table_of(source)):
-            return [math.nan] * (source.plate.rows * source.plate.columns)
-        return source.values(self._table_of(source), self.column, self.statistic)
-
-    def limits(self) -> tuple[float, float]:
-        """Return what the map's colours begin and end with, the same for both sources."""
-        if self.scale is not None:
-            return self.scale
-        values = [value for source in self._sources for value in self.values(source) if not math.isnan(value)]
-        low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        return low, high if high > low else low + 1.0
-
-    def label(self) -> str:
-        """Say what the map shows."""
-        return f"{self.statistic} {self.column}" if self.column else "wells"
-
-    def _table_of(self, source: Source) -> str:
-        return self.table if self.table in source.tables else source.tables[0]
 
     def _static(self) -> dict[str, Any]:
         low, high = self.limits()
         texts, marks = [], []
-        for source in self._sources:
+        for source in self.sources:
             rows, columns, values = source.plate.rows, source.plate.columns, self.values(source)
             title = f"{source.title}: {self.label()}, {low:.4g} to {high:.4g}"
             texts.append(f"{title}\n{still.value_text(rows, columns, values, low, high)}")
@@ -112,6 +73,6 @@ class PlateView:
             if self._controls is None:
                 from openhcs_jupyter.widgets.plate_controls import PlateControls
 
-                self._controls = PlateControls(self, self._sources)
+                self._controls = PlateControls(self)
             forms |= widget_view(self._controls.root)
         return forms

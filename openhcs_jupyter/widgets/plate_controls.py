@@ -13,14 +13,13 @@ from openhcs_jupyter.errors import OpenHCSError
 from openhcs_jupyter.model import well_name
 from openhcs_jupyter.widgets import pictures
 from openhcs_jupyter.widgets.fields import Look, Painter, Place
+from openhcs_jupyter.widgets.plate_map import PlateMap
 from openhcs_jupyter.widgets.session import session
 from openhcs_jupyter.widgets.sources import STATISTICS, Shown, Source
 from openhcs_jupyter.widgets.tiles import Tiles
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from openhcs_jupyter.widgets.plate import PlateView
 else:
     np = lazy_loader.load("numpy")
 
@@ -33,11 +32,10 @@ _MOST_FIELDS = 4
 class PlateControls:
     """The widgets of a plate view, and what they do."""
 
-    def __init__(self, view: PlateView, sources: Sequence[Source]) -> None:
+    def __init__(self, view: PlateMap) -> None:
         from openhcs_jupyter.widgets.canvas import ImageCanvas, PlateCanvas
 
         self._view = view
-        self._sources = list(sources)
         self._painter = Painter()
         self._places: dict[str, Place] = {}
         self._contrasts: set[tuple[str, str]] = set()
@@ -48,7 +46,7 @@ class PlateControls:
         self._fine = 0
         """Pixels that pictures need where somebody has zoomed in."""
         self._maps = []
-        for number, source in enumerate(sources):
+        for number, source in enumerate(view.sources):
             plate = {"rows": source.plate.rows, "columns": source.plate.columns, "title": source.title}
             present = bytearray(source.plate.rows * source.plate.columns)
             for well in source.plate.wells:
@@ -64,7 +62,7 @@ class PlateControls:
     def _layout(self) -> Any:
         import ipywidgets as w
 
-        source = self._sources[0]
+        source = self._view.sources[0]
         view = self._view
         narrow = w.Layout(width="auto", min_width="90px")
 
@@ -131,7 +129,7 @@ class PlateControls:
         self._channels.children = rows
 
     def _shown(self) -> Shown:
-        return next(shown for shown in self._sources[0].images if shown.name == self._image.value)
+        return next(shown for shown in self._view.sources[0].images if shown.name == self._image.value)
 
     # The map.
 
@@ -139,7 +137,7 @@ class PlateControls:
         view, owner = self._view, change["owner"]
         if owner is self._table:
             view.table = self._table.value
-            columns = self._sources[0].columns(view.table)
+            columns = self._view.sources[0].columns(view.table)
             self._column.options = columns
             view.column = self._column.value = columns[0]
         view.column, view.statistic, view.color_map = self._column.value, self._statistic.value, self._map.value
@@ -155,14 +153,14 @@ class PlateControls:
             self._low.value, self._high.value = (float(f"{limit:.4g}") for limit in (low, high))
         finally:
             self._settling = False
-        for source, canvas in zip(self._sources, self._maps, strict=True):
+        for source, canvas in zip(self._view.sources, self._maps, strict=True):
             with canvas.hold_sync():
                 canvas.values = np.asarray(self._view.values(source), np.float32).tobytes()
                 canvas.colors = pictures.color_table(self._view.color_map)
                 canvas.scale = {"low": low, "high": high, "label": self._view.label()}
 
     def _answer(self, number: int, content: Mapping[str, Any]) -> None:
-        plate = self._sources[number].plate
+        plate = self._view.sources[number].plate
         if content.get("type") == "open":
             name = well_name(*divmod(int(content["well"]), plate.columns))
             self._view.wells = [*self._view.wells[:1], name] if content.get("compare") and self._view.wells else [name]
@@ -177,7 +175,7 @@ class PlateControls:
     # The pictures.
 
     def _open(self) -> None:
-        plate = self._sources[0].plate
+        plate = self._view.sources[0].plate
         wells = [well for name in self._view.wells if (well := plate.well(name)) is not None]
         for canvas in self._maps:
             canvas.marked = [well.row * plate.columns + well.column for well in wells]
@@ -211,7 +209,7 @@ class PlateControls:
         groups = [
             [Place(source, well, field) for field in self._fields(source, well)]
             for well in self._view.wells
-            for source in self._sources
+            for source in self._view.sources
         ]
         count = sum(map(len, groups))
         if len(groups) == 1:
@@ -220,8 +218,8 @@ class PlateControls:
             places = [place for row in zip_longest(*groups) for place in row if place is not None]
             columns = len(groups)
         self._side = {1: 520, 2: 340}.get(columns, 230)
-        several = len(self._sources) > 1
-        self._places = {f"{self._sources.index(source)} {well} {field}": Place(source, well, field)
+        several = len(self._view.sources) > 1
+        self._places = {f"{self._view.sources.index(source)} {well} {field}": Place(source, well, field)
                         for source, well, field in places}  # fmt: skip
         with self._images.hold_sync():
             self._images.columns, self._images.side = columns, self._side

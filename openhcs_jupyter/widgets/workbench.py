@@ -7,7 +7,7 @@ import html
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as w
 
@@ -19,12 +19,10 @@ from openhcs_jupyter.widgets import pictures
 from openhcs_jupyter.widgets.canvas import CodeCanvas, ImageCanvas
 from openhcs_jupyter.widgets.code import PipelineText, StepText, step_text, value_text
 from openhcs_jupyter.widgets.controls import control_of
+from openhcs_jupyter.widgets.draft import Draft
 from openhcs_jupyter.widgets.parameters import parameters_of, suggested
 from openhcs_jupyter.widgets.preview import Evaluator, Preview, Previewer
 from openhcs_jupyter.widgets.tiles import Tiles
-
-if TYPE_CHECKING:
-    from openhcs_jupyter.widgets.authoring import Authoring
 
 _SOON_S = 0.02
 """A slider sends many values; what comes within this time is computed once."""
@@ -36,7 +34,7 @@ _ALL = "all channels"
 
 
 class Workbench:
-    """Shows an `Authoring`.
+    """Shows a `Draft`.
 
     Parameters
     ----------
@@ -44,7 +42,7 @@ class Workbench:
         What is worked on; its text, step, well and field follow what the user does.
     """
 
-    def __init__(self, state: Authoring) -> None:
+    def __init__(self, state: Draft) -> None:
         self._state = state
         self._evaluator = Evaluator(state.names)
         self._previewer = Previewer(state.source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,16 +28,15 @@ from openhcs_jupyter.repository.omero.images import write_image
 from openhcs_jupyter.repository.omero.markers import delete_all, documents_path, marked, marker_of, table_file
 from openhcs_jupyter.repository.omero.masks import masks_of
 from openhcs_jupyter.repository.omero.outlines import outlines_of
+from openhcs_jupyter.repository.omero.places import Place
 from openhcs_jupyter.repository.omero.queries import ask
 from openhcs_jupyter.repository.omero.rois import write_rois
-from openhcs_jupyter.repository.omero.sessions import PATIENCE_S
+from openhcs_jupyter.repository.omero.sessions import PATIENCE_S, Connection
 from openhcs_jupyter.repository.omero.tables import write_table
 from openhcs_jupyter.repository.omero.zarr_results import ZarrFolder, leave_only, probe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from openhcs_jupyter.repository.omero.repository import OmeroRepository
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +72,29 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True):
     """Folders of those images that are registered as OME-Zarr."""
 
 
+class Home(Protocol):
+    """What the writer needs of the repository that it writes into."""
+
+    uri: str
+
+    @property
+    def connection(self) -> Connection:
+        """The session, opened when it is first needed."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this user on this machine."""
+
+    def delete_results(self, run: str) -> str:
+        """Delete what a run has made."""
+
+    def places_of(self, plate: int) -> dict[int, Place]:
+        """Return where the images of a plate are, by image id."""
+
+    def image_of(self, plate: int, well: str | None, field: int | None) -> int | None:
+        """Return the id of the image of a field."""
+
+
 class OmeroWriter(ResultWriter):
     """Writes the results of one run.
 
@@ -84,7 +106,7 @@ class OmeroWriter(ResultWriter):
         The run's provenance.
     """
 
-    def __init__(self, repository: OmeroRepository, record: RunRecord) -> None:
+    def __init__(self, repository: Home, record: RunRecord) -> None:
         self._repository = repository
         self._record = record
         self._source = Source.of(record.plate_id)
