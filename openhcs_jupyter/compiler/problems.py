@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Protocol
 
 from openhcs_jupyter.errors import CompileError, Problem
 from openhcs_jupyter.pipeline import Step
@@ -36,6 +37,13 @@ class Problems:
         """Raise a `CompileError` that holds all problems, in the order of their lines."""
         if self._found:
             raise CompileError(sorted(self._found, key=lambda problem: problem.line or 0), self._source_name)
+
+
+class Fault(Protocol):
+    """Notes what is wrong with the step that is being looked at."""
+
+    def __call__(self, message: str, hint: str | None = None) -> None:
+        """Note a problem, and what to do about it."""
 
 
 def known(name: object, names: Iterable[str]) -> str:

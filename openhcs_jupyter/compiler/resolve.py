@@ -8,39 +8,18 @@ from typing import Any, Literal
 
 import msgspec
 
+from openhcs_jupyter.compiler.images import ImageState
 from openhcs_jupyter.compiler.parameters import plain
-from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedOutput, PlannedStep
+from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedStep
 from openhcs_jupyter.compiler.problems import Problems, known
 from openhcs_jupyter.compiler.selection import Chosen
+from openhcs_jupyter.compiler.wiring import Made, Wiring
 from openhcs_jupyter.model import WIDTH, Component, Scope
 from openhcs_jupyter.pipeline import Pipeline, Step
 from openhcs_jupyter.pipeline.chains import ALL, BoundCall, Chains, chains_of, signature_of, takes, takes_context
 from openhcs_jupyter.pipeline.fingerprint import FingerprintError, fingerprint
-from openhcs_jupyter.pipeline.outputs import Output
 
 _COMPONENTS: tuple[Component, ...] = ("z", "channel", "field", "t")
-
-
-class ImageState(msgspec.Struct, frozen=True):
-    """The images of a field, or of a well whose fields are joined, as they stand after a step."""
-
-    channels: tuple[str, ...]
-    slices: dict[str, tuple[int, ...] | int]
-    """By channel: the z of its planes; the index of the step that changed them, where only running tells."""
-    by_field: bool = True
-    """The fields of a well are images of their own."""
-    by_time: bool = True
-    """So are the time points."""
-
-    @property
-    def scope(self) -> Scope:
-        """Of what there is one image: a field, or a well."""
-        return "field" if self.by_field else "well"
-
-    def planes(self, channel: str) -> int | None:
-        """Count a channel's planes along z; None where only running tells."""
-        slices = self.slices[channel]
-        return None if isinstance(slices, int) else len(slices)
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -54,17 +33,6 @@ class Resolved(msgspec.Struct, frozen=True):
     """By step index: the images that it is given."""
     after: dict[int, ImageState]
     """By step index: the images that it leaves."""
-
-
-class Made(msgspec.Struct, frozen=True):
-    """An output that a step makes, as later steps see it."""
-
-    output: PlannedOutput
-    step: int
-    channels: tuple[str, ...]
-    scope: Scope
-    stack: Component
-    """Along what the stacks ran from which it was made."""
 
 
 def resolve(pipeline: Pipeline, chosen: Chosen, problems: Problems) -> Resolved:
@@ -81,9 +49,8 @@ def resolve(pipeline: Pipeline, chosen: Chosen, problems: Problems) -> Resolved:
     """
     if not pipeline.steps:
         problems.add("the pipeline has no steps", "Put at least one Step(...) into pipeline_steps.")
-    later = _output_names(pipeline)
+    wiring = Wiring(pipeline)
     state = ImageState(tuple(chosen.slices), dict(chosen.slices))
-    made: list[Made] = []
     resolved = Resolved([], set(), {}, {})
     resolvers: list[_Resolver] = []
     steps: Sequence[object] = pipeline.steps
@@ -91,11 +58,10 @@ def resolve(pipeline: Pipeline, chosen: Chosen, problems: Problems) -> Resolved:
         if not isinstance(step, Step):
             problems.add(f"pipeline_steps[{index}] is {step!r}, not a Step", "Write Step(function, params).")
             continue
-        resolver = _Resolver(step, index, state, made, chosen, later, problems)
+        resolver = _Resolver(step, index, state, wiring, chosen, problems)
         planned = resolver.resolve()
         resolved.before[index] = state
         state = resolved.after[index] = resolver.after
-        made += resolver.made
         resolvers.append(resolver)
         resolved.taken.update(set(resolver.taken) & set(chosen.slices))
         if planned is not None:
@@ -113,20 +79,6 @@ def resolve(pipeline: Pipeline, chosen: Chosen, problems: Problems) -> Resolved:
     return resolved
 
 
-def _output_names(pipeline: Pipeline) -> dict[tuple[str, str], int]:
-    """Tell which step is the first to make an output, by kind and name."""
-    names: dict[tuple[str, str], int] = {}
-    for index, step in enumerate(pipeline.steps):
-        for output in _named_outputs(step):
-            names.setdefault((output.kind, output.name), index)
-    return names
-
-
-def _named_outputs(step: object) -> list[Output]:
-    outputs: Sequence[object] = step.outputs if isinstance(step, Step) else ()
-    return [output for output in outputs if isinstance(output, Output) and isinstance(output.name, str)]
-
-
 class _Resolver:
     """Resolves one step; every check adds its problem and lets the next one look, too."""
 
@@ -135,23 +87,20 @@ class _Resolver:
         step: Step,
         index: int,
         before: ImageState,
-        there: Sequence[Made],
+        wiring: Wiring,
         chosen: Chosen,
-        later: Mapping[tuple[str, str], int],
         problems: Problems,
     ) -> None:
         self.step = step
         self.index = index
         self.before = before
-        self.there = there
+        self.wiring = wiring
         self.chosen = chosen
-        self.later = later
         self.problems = problems
         self.sound = True
         self.taken: tuple[str, ...] = ()
         """Channels that the step takes."""
         self.after = before
-        self.made: list[Made] = []
         self.joins: Literal["fields", "time points"] | None = None
         """What it joins; channels that it does not take would be lost."""
 
@@ -170,8 +119,8 @@ class _Resolver:
         stack = self._stack(chains)
         self.taken = channels = self._channels(chains) if kind != "table" else ()
         self._check_calls(chains, kind)
-        outputs = self._outputs(kind, stack, channels)
-        inputs = self._inputs(kind, stack, channels)
+        outputs = self.wiring.outputs(self.step, self.index, kind, stack, channels, self.fault)
+        inputs = self.wiring.inputs(self.step, self.index, kind, stack, channels, self.before, self.fault)
         scope = self._scope(kind, stack, chains, inputs)
         uses = {key: tuple(self._use(call, kind) for call in chain) for key, chain in chains.items()}
         if kind == "pixels":
@@ -191,7 +140,7 @@ class _Resolver:
             scope=scope,
         )
         made_scope: Scope = "plate" if kind == "reducer" else scope
-        self.made = [Made(output, self.index, channels, made_scope, stack) for output in outputs]
+        self.wiring.made += [Made(output, self.index, channels, made_scope, stack) for output in outputs]
         return planned if self.sound else None
 
     def check_joins(self, needed: Collection[str]) -> None:
@@ -320,96 +269,10 @@ class _Resolver:
         except TypeError as error:
             self.fault(f"{call.name}{signature} cannot be called so: {error}")
 
-    def _outputs(self, kind: str, stack: Component, channels: tuple[str, ...]) -> tuple[PlannedOutput, ...]:
-        named = _named_outputs(self.step)
-        outputs: Sequence[object] = self.step.outputs
-        for output in outputs:
-            if output not in named:
-                self.fault(f"{output!r} is not an output", 'Write Labels("name"), Table, Points or ImageOutput.')
-        planned: list[PlannedOutput] = []
-        for output in named:
-            if not output.name.isidentifier():
-                self.fault(f"{output.name!r} cannot name an output", "Use letters, digits and underscores.")
-            twin = (output.kind, output.name) in {(made.kind, made.name) for made in planned}
-            if twin or self.later[output.kind, output.name] != self.index:
-                self.fault(f"there are two outputs {output.kind} {output.name!r}", "Give each its own name.")
-            if kind == "table" and output.kind != "table":
-                self.fault(f"a table function makes tables, not {output.kind}")
-            by_channel = kind != "table" and stack != "channel" and len(channels) > 1
-            planned.append(PlannedOutput(name=output.name, kind=output.kind, by_channel=by_channel))
-        if kind in ("table", "reducer") and not outputs:
-            self.fault("it names no output, so nothing would be left of it", 'Name one: outputs=Table("name").')
-        return tuple(planned)
-
-    def _inputs(self, kind: str, stack: Component, channels: tuple[str, ...]) -> tuple[PlannedInput, ...]:
-        planned = []
-        for keyword, name in self.step.inputs.items():
-            made = self._made(kind, keyword, name)
-            if made is None:
-                continue
-            if kind == "pixels":
-                self._check_reach(made, stack, channels)
-            planned.append(
-                PlannedInput(
-                    keyword=keyword,
-                    name=name,
-                    kind=made.output.kind,
-                    step=made.step,
-                    by_channel=made.output.by_channel,
-                )
-            )
-        return tuple(planned)
-
-    def _made(self, kind: str, keyword: str, name: object) -> Made | None:
-        """Find what an input means: tables for a table function, pixels before tables for the others."""
-        if not isinstance(name, str):
-            self.fault(f"{keyword}={name!r} does not name an output", 'Write its name: inputs={"labels": "nuclei"}.')
-            return None
-        named = [made for made in self.there if made.output.name == name]
-        tables = [made for made in named if made.output.kind in ("table", "points")]
-        pixels = [made for made in named if made.output.kind in ("labels", "image")]
-        if kind == "table" and pixels and not tables:
-            self.fault(
-                f"{keyword}={name!r} is {pixels[0].output.kind}; a table function takes tables",
-                "A function of images takes the stack first, then its inputs.",
-            )
-            return None
-        if kind == "table" and tables:
-            return tables[0]
-        if named:
-            return (pixels or tables)[0]
-        makers = [index for (_, other), index in self.later.items() if other == name]
-        if not makers:
-            names = dict.fromkeys(made.output.name for made in self.there)
-            self.fault(f"no step makes its input {name!r}", known(name, names))
-        elif min(makers) >= self.index:
-            when = "by this step itself" if min(makers) == self.index else f"later, by step {min(makers) + 1}"
-            self.fault(f"its input {name!r} is made {when}", "Put the step that makes it first.")
-        return None
-
-    def _check_reach(self, made: Made, stack: Component, channels: tuple[str, ...]) -> None:
-        """Check that an input is there for each stack that the step takes."""
-        name = made.output.name
-        if made.output.by_channel and stack == "channel":
-            self.fault(
-                f"{name!r} is made for each of {', '.join(made.channels)}, and this step takes channels together",
-                "Make it from one channel: channel=... in the step that makes it.",
-            )
-        elif made.output.by_channel and set(channels) - set(made.channels):
-            lacking = ", ".join(c for c in channels if c not in made.channels)
-            self.fault(f"{name!r} is not made for channel {lacking}")
-        if made.output.kind in ("table", "points"):
-            return
-        together = stack == "field" or not self.before.by_field
-        if made.scope == "field" and together:
-            self.fault(f"{name!r} is made in each field, and this step takes the fields of a well together")
-        elif made.stack == "field" and made.scope == "well" and not together:
-            self.fault(f"{name!r} is made of the fields of a well together, and this step takes each by itself")
-
     def _scope(self, kind: str, stack: Component, chains: Chains, inputs: Sequence[PlannedInput]) -> Scope:
         if kind == "table":
             over = next(iter(chains.values()))[0].contract.over or "plate"
-            makers = [made.scope for made in self.there if made.step in {entry.step for entry in inputs}]
+            makers = [made.scope for made in self.wiring.made if made.step in {entry.step for entry in inputs}]
             return max([over, *makers], key=lambda scope: WIDTH[scope])
         if stack == "field" and not self.before.by_field:
             self.fault("the fields of each well are one image by now; there is no stack along fields")
@@ -438,14 +301,9 @@ class _Resolver:
         before = self.before
         depths = {key: _depth(chain) for key, chain in chains.items()}
         if stack == "z":
-            slices = dict(before.slices)
-            for name in channels:
-                depth = depths[ALL if ALL in depths else name]
-                if depth != "same":
-                    slices[name] = (0,) if depth == "one" else self.index
-            return msgspec.structs.replace(before, slices=slices)
+            return before.after_z(self.index, channels, depths)
         if stack == "channel":
-            return self._after_channels(channels, depths)
+            return before.after_channels(self.step.name, channels, depths, self.fault)
         if "one" not in depths.values() or (stack == "t" and (self.chosen.size_t < 2 or not before.by_time)):
             return before
         self.joins = "fields" if stack == "field" else "time points"
@@ -454,34 +312,6 @@ class _Resolver:
         if stack == "field":
             return msgspec.structs.replace(before, by_field=False)
         return msgspec.structs.replace(before, by_time=False)
-
-    def _after_channels(self, channels: tuple[str, ...], depths: Mapping[str, str]) -> ImageState:
-        before = self.before
-        if ALL not in depths:
-            self.fault("a dict by channel cannot take its channels together", 'Use one function, or stack="z".')
-        self._check_together(channels)
-        if depths.get(ALL) != "one" or not channels:
-            return before
-        rest = tuple(name for name in before.channels if name not in channels)
-        if self.step.name in rest:
-            self.fault(f"its result would be a second channel {self.step.name!r}", "Give the step a name=.")
-        slices = {**before.slices, self.step.name: before.slices[channels[0]]}
-        return msgspec.structs.replace(before, channels=(*rest, self.step.name), slices=slices)
-
-    def _check_together(self, channels: tuple[str, ...]) -> None:
-        """Check that channels have the same slices; single planes go together, whatever their slice."""
-        known_slices = ((name, self.before.slices[name]) for name in channels)
-        slices = {name: z for name, z in known_slices if not isinstance(z, int)}
-        if len(set(slices.values())) < 2 or all(len(z) == 1 for z in slices.values()):
-            return
-        everywhere = sorted({z for some in slices.values() for z in some})
-        for name, some in slices.items():
-            lacking = [z for z in everywhere if z not in some]
-            if lacking:
-                self.fault(
-                    f"takes channels together, but channel {name!r} has no plane at slice {lacking[0] + 1}",
-                    "Project along z first, or name the channels with channel=[...].",
-                )
 
 
 def _depth(chain: Sequence[BoundCall]) -> Literal["same", "one", "any"]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from openhcs_jupyter.compiler.images import ImageState
 from openhcs_jupyter.compiler.plan import PlannedStep, made_channels
 from openhcs_jupyter.compiler.problems import Problems
-from openhcs_jupyter.compiler.resolve import ImageState, Resolved
+from openhcs_jupyter.compiler.resolve import Resolved
 from openhcs_jupyter.model import ResultSpec, Scope
 from openhcs_jupyter.pipeline import Pipeline
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from openhcs_jupyter.compiler.images import ImageState
 from openhcs_jupyter.compiler.plan import PLAN_VERSION, PlannedStep, Stage, Unit, made_channels
-from openhcs_jupyter.compiler.resolve import ImageState
 from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.compiler.stages import MERGED_AT_A_TIME, DraftStage
 from openhcs_jupyter.model import ImageKind, Layout, Plate, Scope
