@@ -14,7 +14,8 @@ from openhcs_jupyter.door.blame import blame
 from openhcs_jupyter.door.text import CONFIG, STEPS, Source, check_assigns, checked_steps, define_steps, python_of
 from openhcs_jupyter.errors import CompileError, Problem, UsageError
 from openhcs_jupyter.pipeline import FunctionStep, Step
-from openhcs_jupyter.pipeline._writer import Unsayable, Writer
+from openhcs_jupyter.pipeline._expressions import Unsayable
+from openhcs_jupyter.pipeline._writer import Writer
 from openhcs_jupyter.pipeline.modules import modules_of, write_modules
 from openhcs_jupyter.pipeline.openhcs.plain import plain_config
 from openhcs_jupyter.pipeline.source import SourceError, capture_ahead

@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import ast
 import builtins
-import dataclasses
-import enum
-import functools
 import inspect
 import itertools
 import keyword
-import math
-import pathlib
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-import numpy as np
-
+from openhcs_jupyter.pipeline._expressions import Expressions, Unsayable, describe
+from openhcs_jupyter.pipeline._imports import importable
 from openhcs_jupyter.pipeline._names import annotations_stay_unread, compiled, needs_of, references
 from openhcs_jupyter.pipeline._origins import inner_of, statement_of, within
-from openhcs_jupyter.pipeline._packages import holder_of, module_dict, place_of
-from openhcs_jupyter.pipeline.openhcs import FunctionStep, is_function_step
-from openhcs_jupyter.pipeline.openhcs.plain import plain_step
-from openhcs_jupyter.pipeline.step import Step, function_name
+from openhcs_jupyter.pipeline._packages import module_dict, place_of
 
 _LONGEST = 20_000
 """Characters of a constant; more is data and belongs in a file."""
 
 
-class Unsayable(Exception):  # noqa: N818
-    """Says what it is that has no source.
-
-    Parameters
-    ----------
-    what
-        The thing.
-    where
-        Within a container: which item of it, as it would be written.
-    """
-
-    def __init__(self, what: str, where: str = "") -> None:
-        super().__init__(f"{what}, at {where}" if where else what)
-        self.what = what
-        self.where = where
-
-    def within(self, item: str) -> Unsayable:
-        """Return the same for the container that holds it under `item`."""
-        return Unsayable(self.what, f"{item}{self.where}")
-
-
-class Writer:
+class Writer(Expressions):
     """Gathers the text of every name that is needed, each after those that it needs itself.
 
     Parameters
@@ -64,9 +34,9 @@ class Writer:
     """
 
     def __init__(self, namespace: Mapping[str, Any], bound: frozenset[str] = frozenset()) -> None:
+        super().__init__()
         self.namespace = namespace
         self.bound = bound
-        self.imports: set[str] = set()
         self.texts: list[str] = []
         self.problems: dict[str, str] = {}
         """By name: what cannot be written."""
@@ -113,71 +83,6 @@ class Writer:
                 if value is not None:
                     self.imports.add(f"import {path}")
 
-    def say(self, value: Any, depth: int = 0) -> str:
-        """Write a value as an expression.
-
-        Raises
-        ------
-        Unsayable
-            If it, or something in it, cannot be written.
-        """
-        kind = type(value)
-        if depth > 50:
-            raise Unsayable("a container that is nested too deeply, or holds itself")
-
-        def say(item: object) -> str:
-            return self.say(item, depth + 1)
-
-        def each(items: Iterable[object]) -> list[str]:
-            return [_located(say, item, f"[{index}]") for index, item in enumerate(items)]
-
-        if value is None or value is ... or kind in {bool, int, str, bytes, range, slice}:
-            return repr(value)
-        if kind is float:
-            return repr(value) if math.isfinite(value) else f"float({str(value)!r})"
-        if kind is complex:
-            return f"complex({say(value.real)}, {say(value.imag)})"
-        if kind is list:
-            return f"[{', '.join(each(value))}]"
-        if kind is tuple:
-            items = each(value)
-            return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-        if kind in {set, frozenset}:
-            inside = f"{{{', '.join(sorted(map(say, value)))}}}" if value else ""
-            return f"{kind.__name__}({inside})"
-        if kind is dict:
-            pairs = [f"{say(key)}: {_located(say, item, f'[{key!r}]')}" for key, item in value.items()]
-            return f"{{{', '.join(pairs)}}}"
-        if isinstance(value, np.generic) and not isinstance(value, np.void):
-            self.imports.add("import numpy")
-            return f"numpy.dtype({value.dtype.str!r}).type({say(value.item())})"
-        if isinstance(value, np.dtype) and not value.hasobject and value.names is None:
-            self.imports.add("import numpy")
-            return f"numpy.dtype({value.str!r})"
-        if isinstance(value, pathlib.PurePath):
-            self.imports.add("import pathlib")
-            return f"pathlib.{'Path' if isinstance(value, pathlib.Path) else kind.__name__}({str(value)!r})"
-        if isinstance(value, enum.Enum) and value.name in kind.__members__:
-            return f"{self.refer(kind)}[{value.name!r}]"
-        if isinstance(value, functools.partial):
-            self.imports.add("import functools")
-            given = [*each(value.args), *(f"**{say(value.keywords)}" for _ in range(bool(value.keywords)))]
-            return f"functools.partial({', '.join([say(value.func), *given])})"
-        if isinstance(value, Step):
-            return self._say_step(value, depth)
-        if is_function_step(value):
-            given = [f"{name}={_located(say, item, f'{name}=')}" for name, item in plain_step(value).items()]
-            return f"{self.refer(FunctionStep)}({', '.join(given)})"
-        if isinstance(value, msgspec.Struct):
-            return self._say_fields(value, value.__struct_fields__, depth)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return self._say_fields(value, [field.name for field in dataclasses.fields(value) if field.init], depth)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return self._say_fields(value, value._fields, depth)
-        if isinstance(value, type) or callable(value):
-            return self.refer(value)
-        raise Unsayable(describe(value))
-
     def refer(self, value: Any) -> str:
         """Write a function or class by the name that it has in the notebook or in its module.
 
@@ -199,7 +104,7 @@ class Writer:
                 return name
         if getattr(builtins, own, None) is value:
             return str(own)
-        if (found := _importable(value)) is not None:
+        if (found := importable(value)) is not None:
             module, path = found
             if path == own and self._is_free(own):
                 self._taken[own] = value
@@ -224,7 +129,7 @@ class Writer:
             if path == "__main__":
                 raise Unsayable("the notebook's own namespace")
             self.imports.add(f"import {path}" if path == name else f"import {path} as {name}")
-        elif (home := _importable(value)) is not None:
+        elif (home := importable(value)) is not None:
             module, path = home
             if "." in path:
                 self.imports.add(f"import {module}")
@@ -317,27 +222,6 @@ class Writer:
         known = name in self._taken or name in self.namespace or name in self.bound or hasattr(builtins, name)
         return name.isidentifier() and not known and not keyword.iskeyword(name)
 
-    def _say_fields(self, value: Any, fields: Iterable[str], depth: int) -> str:
-        said = []
-        for name in fields:
-            text = _located(lambda item: self.say(item, depth + 1), getattr(value, name), f".{name}")
-            said.append(f"{name}={text}")
-        return f"{self.refer(type(value))}({', '.join(said)})"
-
-    def _say_step(self, step: Step, depth: int) -> str:
-        def say(item: object) -> str:
-            return self.say(item, depth + 1)
-
-        said = [say(step.function)]
-        if step.params:
-            said.append(_located(say, step.params, "params"))
-        plain: dict[str, object] = {"stack": None, "channel": None, "inputs": {}, "outputs": (), "save": False}
-        if step.name != function_name(step.function):
-            plain["name"] = None
-        options = [name for name, default in plain.items() if getattr(step, name) != default]
-        said += [f"{name}={say(getattr(step, name))}" for name in options]
-        return f"{self.refer(Step)}({', '.join(said)})"
-
 
 def _together(imports: Iterable[str]) -> list[str]:
     """Import what comes from one module in one line."""
@@ -346,13 +230,6 @@ def _together(imports: Iterable[str]) -> list[str]:
         module, _, names = line.partition(" import ")
         of.setdefault(module if names else line, []).append(names)
     return [f"{module} import {', '.join(names)}" if names[0] else module for module, names in of.items()]
-
-
-def _located(say: Callable[[Any], str], item: object, where: str) -> str:
-    try:
-        return say(item)
-    except Unsayable as error:
-        raise error.within(where) from None
 
 
 def _say_defaults(
@@ -375,55 +252,3 @@ def _say_defaults(
     if isinstance(definition, ast.FunctionDef):
         definition.decorator_list = []
         definition.returns = None
-
-
-def _importable(value: Any) -> tuple[str, str] | None:
-    """Find the module, the nearest to its package's face, and the path by which a value can be imported."""
-    home: object = getattr(value, "__module__", None)
-    path: object = getattr(value, "__qualname__", None)
-    bound = isinstance(value, types.BuiltinFunctionType | types.MethodType)
-    if isinstance(value, np.ufunc):
-        home, path = "numpy" if hasattr(np, value.__name__) else "scipy.special", value.__name__
-    elif bound and value.__self__ is not None and not isinstance(value.__self__, types.ModuleType):
-        home, path = type(value.__self__).__module__, value.__name__
-    elif bound and home is None:
-        home = holder_of(value)
-    if not isinstance(home, str) or not isinstance(path, str) or home == "__main__" or "<" in path:
-        return None
-    top = home.partition(".")[0]
-    holders = [
-        name
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] == top and _holds(module, path, value, bound)
-    ]
-    if not holders:
-        return None
-    return min(holders, key=lambda name: ("._" in name, name.count("."), name)), path
-
-
-def _holds(module: types.ModuleType, path: str, value: object, bound: bool) -> bool:
-    first, *rest = path.split(".")
-    namespace = module_dict(module)
-    # A lazy package lists what it would load.
-    lazy = first not in namespace and first in namespace.get("__all__", ())
-    found: object = getattr(module, first, None) if lazy else namespace.get(first)
-    for part in rest:
-        found = getattr(found, part, None)
-    return found is value or (bound and found == value)
-
-
-def describe(value: Any) -> str:
-    """Say what a thing is that cannot be written."""
-    kind = type(value)
-    what = (
-        f"{kind.__module__}.{kind.__qualname__}"
-        if kind.__module__ not in {"builtins", "__main__"}
-        else kind.__qualname__
-    )
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype}, {' x '.join(map(str, value.shape))}"
-    if kind.__module__.partition(".")[0] == "pandas" and hasattr(value, "shape"):
-        return f"a {what}, {' x '.join(map(str, value.shape))}"
-    if isinstance(value, types.FunctionType | type):
-        return f"the {'class' if isinstance(value, type) else 'function'} {value.__qualname__!r}"
-    return f"an object of type {what}"
