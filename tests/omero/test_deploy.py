@@ -48,9 +48,9 @@ def test_plates_are_drawn_once_and_are_those_of_the_tests(tmp_path: Path, monkey
 def test_the_compose_file_runs_what_there_is() -> None:
     services = yaml.safe_load((_DEPLOY / "docker-compose.yml").read_text())["services"]
     assert {"database", "omero", "web", "broker", "kernels"} == set(services)
-    from openhcs_jupyter.cli import _parser
+    from openhcs_jupyter.cli import parser
 
     unit = (_DEPLOY / "openhcs-broker.service").read_text().replace("\\\n", " ")
     (start,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     for command in (services["broker"]["command"], start.removeprefix("ExecStart=/opt/openhcs/bin/")):
-        _parser().parse_args(command.split()[1:])
+        parser().parse_args(command.split()[1:])

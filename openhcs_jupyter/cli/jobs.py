@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from openhcs_jupyter.cli.terminal import Add, say
 from openhcs_jupyter.door import DEFAULT_NAME, RunOptions, Source, read_source
 from openhcs_jupyter.errors import CompileError, RunError
 from openhcs_jupyter.magics.errors import short
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from openhcs_jupyter.magics.display import Display
     from openhcs_jupyter.magics.servers import Servers
 
-Handler = Callable[[argparse.Namespace], int]
 _LATEST = 20
 _ENDED_S = 10.0
 
 
-def add_job_commands(add: Callable[[str, Handler, str], argparse.ArgumentParser]) -> None:
-    """Add the commands for jobs to the command line's."""
+def add_commands(add: Add) -> None:
+    """Add these commands."""
     submit = add("submit", _submit, "Hand in the pipeline that a file defines, as a job of an execution server.")
     submit.add_argument("file", metavar="FILE.py", help="assigns pipeline_steps")
     submit.add_argument("name", nargs="?", metavar="NAME", default=DEFAULT_NAME, help="name of the run")
@@ -58,7 +58,7 @@ def run_there(source: Source, options: RunOptions, *, follow: bool) -> bool:
         with _servers() as servers:
             runs = submit(servers.get(options.server), source, options, standard_names())
             if not follow:
-                _say(submitted_view(runs, "openhcs-jupyter").text)
+                say(submitted_view(runs, "openhcs-jupyter").text)
                 return True
             return _followed(runs, source, quiet=options.quiet)
     except CompileError as error:
@@ -94,7 +94,7 @@ def _jobs(arguments: argparse.Namespace) -> int:
     with _servers() as servers:
         server = servers.get(arguments.server)
         found = server.jobs(limit=None if arguments.all else _LATEST, everybody=arguments.everybody)
-        _say(jobs_view(found, server.name, everybody=arguments.everybody).text)
+        say(jobs_view(found, server.name, everybody=arguments.everybody).text)
     return 0
 
 
@@ -126,7 +126,7 @@ def _server(arguments: argparse.Namespace) -> int:
     from openhcs_jupyter.magics.jobs import server_told
 
     with _servers() as servers:
-        _say(server_told(servers, arguments).text)
+        say(server_told(servers, arguments).text)
     return 0
 
 
@@ -138,12 +138,12 @@ def _followed(runs: list[RemoteRun], source: Source | None, *, quiet: bool = Fal
 
     def display_of(run: RemoteRun) -> Display:
         def result(run_: Run, stopping: bool) -> None:
-            _say(run_view(view_of(run_, stopping=stopping), source_of(run, source)).text)
+            say(run_view(view_of(run_, stopping=stopping), source_of(run, source)).text)
 
-        return QuietDisplay(result) if quiet else LineDisplay(_say, result)
+        return QuietDisplay(result) if quiet else LineDisplay(say, result)
 
     def states() -> LineStates:
-        return LineStates((lambda _: None) if quiet else _say)
+        return LineStates((lambda _: None) if quiet else say)
 
     try:
         run_blocking(follow_jobs(runs, display_of, states, blocking, stop_run=source is not None))
@@ -162,7 +162,7 @@ def _show(run: RemoteRun) -> int:
     from openhcs_jupyter.magics.views.jobs import state_view
     from openhcs_jupyter.magics.views.runs import run_view, view_of
 
-    _say((run_view(view_of(run)) if run.is_planned else state_view(run)).text)
+    say((run_view(view_of(run)) if run.is_planned else state_view(run)).text)
     return 0
 
 
@@ -185,8 +185,3 @@ def _job(arguments: argparse.Namespace) -> Iterator[RemoteRun]:
 
 def _ask_password(user: str) -> str:
     return getpass.getpass(f"Password of {user}: ")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
