@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,9 @@ class MadePlate:
             **{**self.options, **options},
         )
         return path
+
+
+MakePlate = Callable[..., MadePlate]
 
 
 def write_plate(

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,10 +23,8 @@ from openhcs_jupyter.model import Plate
 from openhcs_jupyter.repository import connect
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.formats import Reader
-from tests.plates import MadePlate, write_plate
+from tests.plates import MadePlate, MakePlate, write_plate
 from tests.repository.conformance import RepositoryConformance
-
-MakePlate = Callable[..., MadePlate]
 
 
 class _OnFiles(RepositoryConformance):

@@ -15,60 +15,11 @@ from openhcs_jupyter.cli import main
 from openhcs_jupyter.errors import RepositoryError, UsageError
 from openhcs_jupyter.model import Channel, Plate, well_name
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
-from openhcs_jupyter.repository.embedded.formats import FoundPlate, ImageXpress, NamePattern, choose
+from openhcs_jupyter.repository.embedded.formats import FoundPlate, ImageXpress, NamePattern
 from openhcs_jupyter.repository.embedded.formats.metadata import told_apart, z_step
 from openhcs_jupyter.repository.embedded.formats.pattern import NamedPlane
 from openhcs_jupyter.repository.embedded.formats.xml_files import attributes, elements
-
-
-def write_images(folder: Path, *names: str) -> Path:
-    for value, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, np.full((6, 8), value, np.uint16), metadata=None)
-    return folder
-
-
-# Choosing
-
-
-def test_two_formats_in_one_folder_are_an_error_unless_one_is_named(
-    repository: EmbeddedRepository, tmp_path: Path
-) -> None:
-    folder = write_images(tmp_path / "screen", "one/TimePoint_1/A01_s1_w1.tif")
-    (folder / "two").mkdir()
-    (folder / "two" / "MeasurementData.mlf").write_text("<MeasurementData/>")
-    with pytest.raises(RepositoryError, match=r"of 2 formats: ImageXpress \(.*\) and Yokogawa \(") as raised:
-        repository.import_plate(folder)
-    assert raised.value.hint is not None
-    assert "--format ImageXpress" in raised.value.hint
-    assert repository.import_plate(folder, reader="imagexpress").format == "ImageXpress"
-    with pytest.raises(RepositoryError, match=r"MeasurementData\.mlf lists no images"):
-        repository.import_plate(folder, reader="Yokogawa")
-
-
-def test_a_surer_format_wins(tmp_path: Path) -> None:
-    folder = write_images(tmp_path, "A01_s1_w1.tif")
-    assert choose(folder).name == "ImageXpress"
-    (folder / "Index.idx.xml").write_text("<EvaluationInputData/>")
-    assert choose(folder).name == "Opera"
-
-
-def test_an_index_of_another_program_is_no_plate(tmp_path: Path) -> None:
-    (tmp_path / "Index.xml").write_text("<html/>")
-    with pytest.raises(RepositoryError, match="is not a plate that can be read"):
-        choose(tmp_path)
-
-
-def test_a_format_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="There is no format 'Nikon'") as raised:
-        choose(tmp_path, name="Nikon")
-    assert raised.value.hint == "Formats: ImageXpress, Yokogawa, Opera, OME-Zarr, OME-TIFF."
-
-
-def test_a_format_and_a_pattern_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exclude each other"):
-        choose(tmp_path, name="Opera", pattern="{well}.tif")
+from tests.repository.images import write_images
 
 
 def test_a_reader_that_names_two_channels_alike_is_refused(
