@@ -44,27 +44,11 @@ def large_plate(wells: int, fields: int = 9, channels: int = 4, z: int = 5) -> P
 
 def once(wells: int) -> None:
     """Compile once, the first time in this process, and answer with the seconds."""
-    from openhcs_jupyter import Labels, Pipeline, Step, Table, compile, discover
-    from openhcs_jupyter.functions import (
-        gaussian_blur,
-        max_projection,
-        measure_objects,
-        percentile_normalize,
-        segment_nuclei,
-        top_hat,
-        well_medians,
-    )
+    from benchmarks.pipelines import quickstart_steps
+    from openhcs_jupyter import Pipeline, compile, discover
 
     plate = large_plate(wells)
-    first, second = plate.channels[0].name, plate.channels[1].name
-    steps = [
-        Step(percentile_normalize, {"low": 1, "high": 99.8}),
-        Step(max_projection, save=True),
-        Step({first: [gaussian_blur, (top_hat, {"radius": 15})], second: gaussian_blur}),
-        Step(segment_nuclei, channel=first, outputs=Labels("nuclei")),
-        Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
-        Step(well_medians, inputs={"objects": "nuclei"}, outputs=Table("wells")),
-    ]
+    steps = quickstart_steps(*(channel.name for channel in plate.channels[:2]))
     topology = discover()
     start = time.perf_counter()
     plan = compile(Pipeline(steps), plate, topology)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from openhcs_jupyter.model import Plate
 
 
-def quickstart_steps() -> list[Step]:
-    """Return the steps of the README's example."""
+def quickstart_steps(first: str = "DAPI", second: str = "GFP") -> list[Step]:
+    """Return the steps of the README's example, for the channels of a plate."""
     from openhcs_jupyter.functions import (
         gaussian_blur,
         max_projection,
@@ -24,9 +24,9 @@ def quickstart_steps() -> list[Step]:
 
     return [
         Step(max_projection, save=True),
-        Step(percentile_normalize, {"low": 1, "high": 99.8}, channel="DAPI"),
-        Step({"DAPI": [gaussian_blur, (top_hat, {"radius": 15})], "GFP": gaussian_blur}),
-        Step(segment_nuclei, channel="DAPI", outputs=Labels("nuclei")),
+        Step(percentile_normalize, {"low": 1, "high": 99.8}, channel=first),
+        Step({first: [gaussian_blur, (top_hat, {"radius": 15})], second: gaussian_blur}),
+        Step(segment_nuclei, channel=first, outputs=Labels("nuclei")),
         Step(measure_objects, inputs={"labels": "nuclei"}, outputs=Table("nuclei")),
         Step(well_medians, inputs={"objects": "nuclei"}, outputs=Table("wells")),
     ]

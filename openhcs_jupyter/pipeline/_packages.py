@@ -43,6 +43,8 @@ def distribution(package: str) -> Distribution:
         return Distribution(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         pass
+    if package not in sys.modules and _spec(package) is None:
+        return Distribution(package, "unknown")
     if names := _packages().get(package):
         return Distribution(names[0], importlib.metadata.version(names[0]))
     version = module_dict(sys.modules[package]).get("__version__") if package in sys.modules else None

@@ -87,6 +87,17 @@ def test_functions_of_packages_count_by_name_and_version(monkeypatch: pytest.Mon
         _packages.distribution.cache_clear()
 
 
+def test_the_environment_is_not_searched_for_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard functions name packages that few have; reading all that is installed takes a second."""
+    from openhcs_jupyter.pipeline import _packages
+
+    def searched() -> dict[str, list[str]]:
+        raise AssertionError("all that is installed was read")
+
+    monkeypatch.setattr("importlib.metadata.packages_distributions", searched)
+    assert _packages.distribution("surely_not_installed") == ("surely_not_installed", "unknown")
+
+
 def test_compiled_functions_of_every_kind() -> None:
     kinds = [
         cv2.GaussianBlur,
