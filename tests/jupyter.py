@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
@@ -107,9 +108,18 @@ def kernel(data: Path, folder: Path, **environment: str) -> Iterator[Kernel]:
         manager.cleanup_resources()
 
 
-def install_kernelspec(prefix: Path) -> Path:
-    """Install the kernelspec where only the tests find it."""
-    return install(prefix=prefix)
+@contextmanager
+def jupyter_in(folder: Path) -> Iterator[None]:
+    """Install the kernelspec in a folder where Jupyter looks meanwhile, and keep the user's own folders out."""
+    install(prefix=folder / "prefix")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder / "prefix" / "share" / "jupyter"))
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.setenv("JUPYTER_CONFIG_DIR", str(folder / "config"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.delenv("OPENHCS_BATCH", raising=False)
+        yield
 
 
 def plain(text: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from openhcs_jupyter.client import save_profile
 from tests.client.conftest import profile_of
-from tests.jupyter import Kernel, install_kernelspec, kernel
+from tests.jupyter import Kernel, jupyter_in, kernel
 from tests.magics.test_batch import write_notebook
 from tests.server.serving import ServerProcess
 
@@ -51,22 +51,16 @@ def lab(server: ServerProcess, settings: Path) -> ServerProcess:
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder of Jupyter's own, with the kernelspec."""
     folder = tmp_path_factory.mktemp("jupyter")
-    install_kernelspec(folder / "prefix")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(folder / "prefix" / "share" / "jupyter"))
-        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.delenv("OPENHCS_BATCH", raising=False)
+    with jupyter_in(folder):
         yield folder
 
 
 @pytest.fixture(scope="module")
 def notebook(server: ServerProcess, jupyter: Path) -> Iterator[Kernel]:
     """Return a kernel beside the server, with no plates of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(jupyter / "settings"))
-        save_profile(profile_of(server))
-        with kernel(jupyter / "data", jupyter) as running:
-            yield running
+    save_profile(profile_of(server))
+    with kernel(jupyter / "data", jupyter) as running:
+        yield running
 
 
 def test_a_cell_becomes_a_job_and_its_variable_a_run(notebook: Kernel) -> None:

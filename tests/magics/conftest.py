@@ -10,20 +10,14 @@ import pytest
 
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from openhcs_jupyter.repository.embedded.synthetic import DEMO, write_plate
-from tests.jupyter import Kernel, install_kernelspec, kernel
+from tests.jupyter import Kernel, jupyter_in, kernel
 
 
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Install the kernelspec where Jupyter looks during the module's tests, and keep the user's folders out."""
     folder = tmp_path_factory.mktemp("jupyter")
-    with pytest.MonkeyPatch.context() as patch:
-        install_kernelspec(folder / "prefix")
-        patch.setenv("JUPYTER_PATH", str(folder / "prefix" / "share" / "jupyter"))
-        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.setenv("JUPYTER_CONFIG_DIR", str(folder / "config"))
-        patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
-        patch.delenv("OPENHCS_BATCH", raising=False)
+    with jupyter_in(folder):
         yield folder
 
 

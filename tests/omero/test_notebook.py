@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, see docs/omero.md")
 
-from tests.jupyter import TIMEOUT_S, Kernel, install_kernelspec, kernel
+from tests.jupyter import TIMEOUT_S, Kernel, jupyter_in, kernel
 from tests.omero.lab import Lab
 from tests.omero_standin.sample import PASSWORDS
 
@@ -22,16 +22,8 @@ pipeline_steps = [Step(max_projection, save=True, name="mip"), Step(gaussian_blu
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     folder = tmp_path_factory.mktemp("jupyter")
-    with pytest.MonkeyPatch.context() as patch:
-        install_kernelspec(folder / "prefix")
-        patch.setenv("JUPYTER_PATH", str(folder / "prefix" / "share" / "jupyter"))
-        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.setenv("JUPYTER_CONFIG_DIR", str(folder / "config"))
-        patch.setenv("XDG_CONFIG_HOME", str(folder / "settings"))
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        patch.delenv("OPENHCS_BATCH", raising=False)
-        with kernel(folder / "data", folder) as running:
-            yield running
+    with jupyter_in(folder), kernel(folder / "data", folder) as running:
+        yield running
 
 
 def test_the_password_is_asked_once_and_shown_nowhere(lab: Lab, notebook: Kernel) -> None:
