@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from openhcs_jupyter.functions.measurement import shapes_of
+from openhcs_jupyter.functions._objects import shapes_of
 
 _DIAGONAL = np.sqrt(2.0)
 _LABELS = types.Array(types.int32, 2, "C", readonly=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from openhcs_jupyter.functions.measurement import LEVELS, TEXTURES
+from openhcs_jupyter.functions._objects import LEVELS, TEXTURES
 
 _LABELS = types.Array(types.int32, 2, "C", readonly=True)
 _BOXES = types.Array(types.int64, 2, "C", readonly=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from openhcs_jupyter.functions import measurement
 from openhcs_jupyter.functions._cupy._arrays import Array, host, packages, sums_by
+from openhcs_jupyter.functions._objects import LEVELS, TEXTURES, Loops, objects_table, shapes_of
 from openhcs_jupyter.pipeline.contracts import Context, kernel_for
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def measure_objects(
     neighbours: float = 0.0,
     context: Context | None = None,
 ) -> pd.DataFrame:
-    by = measurement.Measures(_shapes, _intensity, _texture, _neighbours)
-    return measurement.objects_table(stack, labels, texture, neighbours, context, by)
+    by = Loops(_shapes, _intensity, _texture, _neighbours)
+    return objects_table(stack, labels, texture, neighbours, context, by)
 
 
 def _shapes(plane: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
@@ -49,7 +50,7 @@ def _shapes(plane: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray
     box = [ndimage.minimum(y, of, numbers), ndimage.minimum(x, of, numbers)]
     box += [ndimage.maximum(y, of, numbers) + 1, ndimage.maximum(x, of, numbers) + 1]
     counted = np.stack([area, *(host(side) for side in box)], axis=1).astype(np.int64)
-    shapes = measurement.shapes_of(area, sums, _perimeters(plane, places, of, count))
+    shapes = shapes_of(area, sums, _perimeters(plane, places, of, count))
     return host(present).astype(np.int64), counted, shapes
 
 
@@ -114,9 +115,9 @@ def _texture(
 ) -> NDArray[np.float64]:
     """Measure textures as `openhcs_jupyter.functions._texture.measure_texture` does."""
     xp = packages(plane).xp
-    levels, count = measurement.LEVELS, len(present)
+    levels, count = LEVELS, len(present)
     if count == 0:
-        return np.zeros((len(measurement.TEXTURES), 0))
+        return np.zeros((len(TEXTURES), 0))
     low, span = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
     scale = np.divide(levels, span, out=np.zeros(count), where=span > 0)
     rank = xp.searchsorted(xp.asarray(present), plane.ravel()).reshape(plane.shape)
