@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -12,6 +12,7 @@ from openhcs_jupyter.client.identity import Credentials
 from openhcs_jupyter.client.link import Link
 from openhcs_jupyter.client.profiles import Profile, find_profile, load_profile, profile_names
 from openhcs_jupyter.client.run import RemoteRun
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.door.options import RunOptions, checked
 from openhcs_jupyter.door.payload import Code, code_of_steps
 from openhcs_jupyter.errors import ServerError, UsageError
@@ -25,7 +26,7 @@ _LOOK_S = 0.5
 _VIEWER_PORT = 5555
 
 
-class RemoteOrchestrator:
+class RemoteOrchestrator(Closing):
     """Hands pipelines to an execution server; a context manager.
 
     A connection that is cut comes back by itself, and what was asked meanwhile is asked again: a job is never made
@@ -310,12 +311,6 @@ class RemoteOrchestrator:
         """End the connection; jobs go on."""
         self._link.close()
         self._credentials.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<RemoteOrchestrator {self.name} ({self.profile.address})>"

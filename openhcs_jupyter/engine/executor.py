@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.engine.program import Outcome, Program, Work
 from openhcs_jupyter.topology import Device
 
 
-class Session(ABC):
+class Session(Closing):
     """One run's use of an executor; a context manager that ends its workers.
 
     Every unit that was submitted has exactly one outcome, unless the session is cancelled. An executor may try a unit
@@ -43,14 +42,6 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the workers."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Executor(ABC):

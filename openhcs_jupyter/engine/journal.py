@@ -6,18 +6,17 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.events import AnyEvent
 
 _decoder = msgspec.json.Decoder(AnyEvent)
 _encoder = msgspec.json.Encoder()
 
 
-class Journal:
+class Journal(Closing):
     """Appends events to a run's journal. One writer at a time; the run's lock sees to that."""
 
     def __init__(self, path: Path) -> None:
@@ -45,14 +44,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _mend(self) -> None:
         """Cut off a last line that was not written to its end."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.model import RunRecord
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.model import Channel, Image, Plate, PlateSummary, ResultSpec
 
 
-class PixelSource(ABC):
+class PixelSource(Closing):
     """The planes of one image, opened for reading; a context manager."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class PixelSource(ABC):
         planes = [self.plane(t, c, z) for z in slices]
         return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
-    def verify(self) -> None:  # noqa: B027 what cannot change need not be checked
+    def verify(self) -> None:  # what cannot change need not be checked
         """Check that what was read is still what is there; whoever computed with it calls this before keeping results.
 
         Raises
@@ -79,14 +79,6 @@ class PixelSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what is held; planes that were handed out stay valid."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 Place = tuple[str | None, int | None]
@@ -175,7 +167,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     chosen: bool
 
 
-class Repository(ABC):
+class Repository(Closing):
     """A place that holds plates; safe to use from several threads. A worker process makes its own with `connect`."""
 
     uri: str
@@ -297,11 +289,3 @@ class Repository(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release connections."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

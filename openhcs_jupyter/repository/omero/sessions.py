@@ -8,8 +8,9 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import keeping
 from openhcs_jupyter.repository.omero.address import Address
@@ -34,7 +35,7 @@ class SessionEndedError(RepositoryError):
     """There is no session that can be joined, or no longer."""
 
 
-class Connection:
+class Connection(Closing):
     """One session, shared by the threads of a process; a context manager.
 
     Parameters
@@ -170,12 +171,6 @@ class Connection:
                 with suppress(Exception):
                     self._client.__del__()  # closes the connection and detaches from the session
                 self._client = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _let_go(self) -> None:
         if self._kept:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
+from openhcs_jupyter.closing import Closing
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero.broker import protocol
 from openhcs_jupyter.repository.omero.broker.protocol import (
@@ -44,7 +44,7 @@ class BrokerError(RepositoryError):
     """The broker is gone, or does not hand something out."""
 
 
-class BrokerClient:
+class BrokerClient(Closing):
     """A connection with the broker; safe to use from several threads; a context manager.
 
     Parameters
@@ -154,12 +154,6 @@ class BrokerClient:
         """Leave the broker; descriptors stay valid."""
         with self._lock:
             self._leave()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _opened(self, request: Open) -> list[int]:
         reply, descriptors = self._ask(request)
