@@ -23,23 +23,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from openhcs_jupyter.engine.needed import LIKELY, NEEDED
+
 FORK, TRY, REAP, DISMISS, IMPORT = b"F", b"T", b"R", b"D", b"I"
 ANSWER = struct.Struct("<q")
 MOST_FILES = 4
 """That a worker is handed: its connection, its status, and where it writes its output and its errors."""
 
-NEEDED = (
-    "numpy",
-    "openhcs_jupyter.engine.worker",
-    "openhcs_jupyter.repository.embedded.pixels",
-    "openhcs_jupyter.repository.embedded.results",
-    "tifffile",
-    "imagecodecs",
-    "cv2",
-)
-"""What every worker needs."""
-LIKELY = ("scipy.ndimage", "pyarrow", "pandas", "pyarrow.ipc", "openhcs_jupyter.functions._kernels")
-"""What many need: a run asks for what its functions do, and the rest is imported while there is nothing else to do."""
 _KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
 _PR_SET_PDEATHSIG = 1

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 import cloudpickle
 import msgspec
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan, PlannedStep, Stage, TakenChannel, Unit
-from openhcs_jupyter.engine.forking import LIKELY
+from openhcs_jupyter.engine.needed import modules_of
 from openhcs_jupyter.engine.waypoints import DISK_BYTES_PER_S, KeptWaypoints, Start
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.model import Channel, Image, ResultSpec, RunRecord
-from openhcs_jupyter.pipeline._packages import OWN, place_of
 from openhcs_jupyter.pipeline.chains import Chains, chains_of
 from openhcs_jupyter.topology import Device
-
-_NOT_FORKED = {"cupy", "cupyx", "cucim", "torch", "jax", "tensorflow"}
-"""Packages of GPUs, whose state does not survive a fork: each worker imports them itself."""
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +68,7 @@ def program_of(plan: ExecutionPlan, record: RunRecord, run_folder: Path) -> Prog
         stages=plan.stages,
         results=plan.results,
         calls=calls,
-        modules=_installed_modules(calls),
+        modules=modules_of(calls),
         search_path=tuple(sys.path),
         working_folder=str(Path.cwd()),
         keep_s_per_byte=plan.memory.workers / DISK_BYTES_PER_S,
@@ -107,53 +99,6 @@ def pack(program: Program) -> PackedProgram:
         working_folder=program.working_folder,
         packed=cloudpickle.dumps(program, protocol=5),
     )
-
-
-def _installed_modules(calls: Mapping[int, Chains]) -> tuple[str, ...]:
-    found: set[str] = set()
-    functions = [call.function for chains in calls.values() for chain in chains.values() for call in chain]
-    for function in functions:
-        plain = inspect.unwrap(function)
-        found.add(str(getattr(plain, "__module__", "")))
-        names = getattr(plain, "__globals__", {})
-        for name in getattr(getattr(plain, "__code__", None), "co_names", ()):
-            value = names.get(name)
-            if isinstance(value, ModuleType):
-                found.add(value.__name__)
-            elif callable(value):
-                found.add(str(getattr(value, "__module__", "")))
-    found |= _imported_later(functions)
-    found = {name for name in found if name and name.partition(".")[0] not in _NOT_FORKED}
-    return tuple(sorted(name for name in found if place_of(name) in ("installed", "own")))
-
-
-def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:
-    """Find those modules of `LIKELY` that functions or their helpers import when they are called."""
-    words: set[str] = set()
-    todo: list[tuple[CodeType, Mapping[str, Any]]] = []
-    for function in functions:
-        plain = inspect.unwrap(function)
-        if isinstance(plain, FunctionType):
-            todo.append((plain.__code__, plain.__globals__))
-    seen = set()
-    while todo:
-        code, names = todo.pop()
-        if code in seen:
-            continue
-        seen.add(code)
-        words.update(part for name in code.co_names for part in name.split("."))
-        todo += [(constant, names) for constant in code.co_consts if isinstance(constant, CodeType)]
-        helpers = (names.get(name) for name in code.co_names)
-        todo += [(one.__code__, one.__globals__) for one in helpers if isinstance(one, FunctionType)]
-    if "pandas" in words:
-        words.add("pyarrow")  # for what becomes of a table
-    return {module for module in LIKELY if _telling(module) in words}
-
-
-def _telling(module: str) -> str:
-    """Return the word by which a function that imports a module has it among its names."""
-    words = module.split(".")
-    return words[-1] if words[0] == OWN else words[0]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -81,10 +81,11 @@ def _get_ready() -> Iterator[None]:
     from openhcs_jupyter.server import job
 
     yield from map(_import, job.NEEDED)
-    from openhcs_jupyter.engine import fork_server, forking
+    from openhcs_jupyter.engine import fork_server
+    from openhcs_jupyter.engine.needed import LIKELY, NEEDED
     from openhcs_jupyter.server.rehearsal import rehearse
 
-    yield from map(_import, forking.NEEDED + forking.LIKELY)
+    yield from map(_import, NEEDED + LIKELY)
     fork_server().branch()
     with suppress(Exception):  # the job itself says what is amiss
         yield from rehearse()
