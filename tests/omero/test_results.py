@@ -22,6 +22,8 @@ from openhcs_jupyter.engine import run
 from openhcs_jupyter.functions import max_projection, measure_objects
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository.omero import OmeroRepository
+from openhcs_jupyter.repository.omero.images import limits_of
+from openhcs_jupyter.repository.omero.masks import masks_of
 from openhcs_jupyter.repository.omero.outlines import outlines_of
 from openhcs_jupyter.repository.omero.results import OmeroWriter
 from openhcs_jupyter.topology import discover
@@ -167,6 +169,22 @@ def test_rows_without_a_number_name_no_roi(lab: Lab, of_acquired: Any) -> None:
         ids = writer._ids(pd.DataFrame(rows))
     assert [number > 0 for number in ids["Roi"]] == [True, False, False, False, False]
     assert [number > 0 for number in ids["Image"]] == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("far", [7, 2**31 - 1, 2**40])
+def test_objects_may_have_any_number(far: int) -> None:
+    plane = np.zeros((24, 32), np.int64)
+    plane[2:5, 3:9], plane[10:12, 1:4], plane[20:, 20:] = 3, far, -1
+    shapes = {mask.label: (mask.y, mask.x, mask.height, mask.width) for mask in masks_of(plane[None, None, None])}
+    assert shapes == {3: (2, 3, 3, 6), far: (10, 1, 2, 3)}
+    assert {outline.label for outline in outlines_of(plane[None, None, None])} == {3, far}
+
+
+def test_limits_of_an_image_are_those_of_its_numbers() -> None:
+    values = np.array([[1.5, np.nan], [np.inf, -2.0]], np.float32)
+    assert limits_of(values) == (-2.0, 1.5)
+    assert limits_of(values * np.nan) == (0.0, 1.0)
+    assert limits_of(np.array([3, 7], np.uint16)) == (3.0, 7.0)
 
 
 def test_provenance_stands_at_both_plates(lab: Lab, gateway: BlitzGateway, of_drawn: Any) -> None:

@@ -89,10 +89,16 @@ def write_image(
         _send(session, made.id.val, pixels, context)
     else:
         _register(session, image, zarr, context)
-    low_high = [(float(pixels[:, c].min()), float(pixels[:, c].max())) for c in range(size_c)]
-    for c, (low, high) in enumerate(low_high):
-        service.setChannelGlobalMinMax(made.id.val, c, low, high, context)
+    for c in range(size_c):
+        service.setChannelGlobalMinMax(made.id.val, c, *limits_of(pixels[:, c]), context)
     return image
+
+
+def limits_of(pixels: NDArray[np.generic]) -> tuple[float, float]:
+    """Return the least and the greatest value; of those that are numbers, by which OMERO chooses a contrast."""
+    if pixels.dtype.kind == "f":
+        pixels = pixels[np.isfinite(pixels)]
+    return (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 1.0)
 
 
 def _describe(made: Any, channels: Sequence[Channel], scale: tuple[float | None, float | None]) -> None:

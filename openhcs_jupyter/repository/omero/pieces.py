@@ -33,8 +33,26 @@ def pieces_of(labels: NDArray[np.integer[Any]]) -> Iterator[Piece]:
     from scipy import ndimage
 
     for t, z in np.ndindex(labels.shape[0], labels.shape[2]):
-        plane = labels[t, 0, z]
-        for label, box in enumerate(ndimage.find_objects(plane), start=1):
+        plane, own = _dense(labels[t, 0, z])
+        for number, box in enumerate(ndimage.find_objects(plane), start=1):
             if box is not None:
                 rows, columns = box
-                yield Piece(label, t, z, int(rows.start), int(columns.start), plane[box] == label)
+                label = number if own is None else int(own[number - 1])
+                yield Piece(label, t, z, int(rows.start), int(columns.start), plane[box] == number)
+
+
+def _dense(plane: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]] | None]:
+    """Number objects from 1 where their labels are so large that a place for each up to it would fill the memory.
+
+    Returns
+    -------
+    plane : ndarray
+        With the numbers.
+    labels : ndarray or None
+        Of the numbers; None where they are the labels.
+    """
+    if plane.max(initial=0) <= plane.size:
+        return plane, None
+    numbers, dense = np.unique(plane, return_inverse=True)
+    below = int(np.searchsorted(numbers, 0, side="right"))
+    return np.maximum(dense.reshape(plane.shape) - (below - 1), 0), numbers[below:]
