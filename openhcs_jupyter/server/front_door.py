@@ -79,9 +79,12 @@ class FrontDoor:
                     raise
 
     def admit(self, is_ticket: Callable[[bytes], bool]) -> None:
-        """Let those subscribe who have a ticket, and nobody else."""
-        while self.news.poll(0):
-            message = self.news.recv()
+        """Let those subscribe who have a ticket, and nobody else; looks at some who ask, others wait."""
+        for _ in range(_AT_A_TIME):
+            try:
+                message = self.news.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
             if message[:1] == b"\1" and is_ticket(message[1:]):
                 # Means the connection whose message was read last.
                 self.news.setsockopt(zmq.SUBSCRIBE, message[1:])

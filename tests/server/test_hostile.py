@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openhcs_jupyter.server import protocol as p
+from openhcs_jupyter.server.front_door import FrontDoor
 from openhcs_jupyter.server.model import ENDED
 from openhcs_jupyter.streaming.keys import new_keys
 from openhcs_jupyter.streaming.sockets import Monitor
@@ -107,6 +108,22 @@ def test_without_the_servers_key_nobody_shakes_hands(server: ServerProcess) -> N
         assert not socket.poll(100)
         monitor.close()
         socket.close()
+
+
+def test_who_asks_without_end_for_announcements_holds_nobody_up() -> None:
+    door = FrontDoor("tcp://127.0.0.1:0", new_keys())
+    asked = []
+
+    class Endless:
+        def recv(self, _flags: int) -> bytes:
+            asked.append(1)
+            assert len(asked) < 10_000, "it never looks at anything else"
+            return b"\1stranger"
+
+    news, door.news = door.news, Endless()  # type: ignore[assignment]
+    door.admit(lambda _: False)
+    door.news = news
+    door.close()
 
 
 def test_a_request_that_is_too_large_ends_its_connection_only(server: ServerProcess) -> None:
