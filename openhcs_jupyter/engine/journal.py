@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from openhcs_jupyter.closing import Closing
+from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import AnyEvent
 
 _decoder = msgspec.json.Decoder(AnyEvent)
@@ -67,7 +68,13 @@ class JournalReader:
         self._position = 0
 
     def read(self) -> Iterator[AnyEvent]:
-        """Give the whole lines that were added since the last call; a line that is still being written waits."""
+        """Give the whole lines that were added since the last call; a line that is still being written waits.
+
+        Raises
+        ------
+        RunError
+            If a line is no event: damaged, or of a later release.
+        """
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -75,5 +82,12 @@ class JournalReader:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
+                try:
+                    event = _decoder.decode(line)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    raise RunError(
+                        f"{self._path} cannot be read from its byte {self._position:,} on: {error}",
+                        "It is damaged, or a later release of openhcs-jupyter wrote it. Other runs do not need it.",
+                    ) from error
                 self._position += len(line)
-                yield _decoder.decode(line)
+                yield event

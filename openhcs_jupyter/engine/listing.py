@@ -78,18 +78,22 @@ def summary_of(folder: RunFolder) -> RunSummary:
 def runs_that_stay(runs: Path) -> frozenset[str]:
     """Name the runs whose results are not removed for want of room.
 
-    They are of each name and plate the latest run and the latest that was done well, and all that are being conducted.
+    They are of each name and plate the latest run and the latest that was done well, and all that are being conducted;
+    and those of which it cannot be told.
     """
     stay: dict[tuple[str, int, bool], str] = {}
     running = set()
     for folder in run_folders(runs):
-        with suppress(RunError):
+        try:
             summary = summary_of(folder)
-            stay.setdefault((summary.name, summary.plate_id, False), summary.id)
-            if summary.status == "done":
-                stay.setdefault((summary.name, summary.plate_id, True), summary.id)
-            if summary.status == "running":
-                running.add(summary.id)
+        except RunError:
+            running.add(folder.run_id)
+            continue
+        stay.setdefault((summary.name, summary.plate_id, False), summary.id)
+        if summary.status == "done":
+            stay.setdefault((summary.name, summary.plate_id, True), summary.id)
+        if summary.status == "running":
+            running.add(summary.id)
     return frozenset({*stay.values(), *running})
 
 

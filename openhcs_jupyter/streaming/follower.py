@@ -69,7 +69,7 @@ class Follower:
         Raises
         ------
         RunError
-            If plan or plate of a run that started anew cannot be read.
+            If plan or plate of a run that started anew cannot be read, or its journal is damaged.
         StreamError
             If its journal cannot be read.
         """
@@ -117,7 +117,7 @@ class Follower:
         self._size = size
         try:
             return list(self._journal.read())
-        except (OSError, msgspec.MsgspecError) as error:
+        except OSError as error:
             raise StreamError(f"The journal of run {self.run_id} cannot be read: {error}") from error
 
     def _take(self, event: AnyEvent) -> Iterator[AnyAnnouncement]:

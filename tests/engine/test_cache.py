@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from openhcs_jupyter.engine import filesystem, load_run
+from openhcs_jupyter.engine import filesystem, list_runs, load_run
 from openhcs_jupyter.engine.cache import ResultCache, Usage
 from openhcs_jupyter.engine.listing import runs_that_stay
 from openhcs_jupyter.errors import RunError
@@ -104,6 +104,19 @@ class TestLimit:
         ResultCache(bench.repository.runs_folder).flush()
         assert contents(first) == contents(second)
         assert len(contents(second)) == 8
+
+    def test_a_run_whose_journal_is_damaged_costs_itself_only(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken = bench.done(*steps(), name="broken")
+        with (broken.folder / "journal.jsonl").open("ab") as journal:
+            journal.write(b'{"event":"of-a-later-release","time":0}\n')
+        monkeypatch.setenv("OPENHCS_CACHE_GB", str(1 / GB))
+        other = bench.done(*steps(2), name="other")  # there is too much, and it looks which runs may go
+        assert [run.id for run in list_runs(bench.repository)] == [other.id]
+        assert broken.id in runs_that_stay(bench.repository.runs_folder)
+        with pytest.raises(RunError, match=r"journal\.jsonl cannot be read from its byte"):
+            load_run(bench.repository, broken.id).result()
 
     def test_clearing(self, bench: Bench) -> None:
         first, second = bench.done(*steps(by=1)), bench.done(*steps(by=2))

@@ -42,7 +42,7 @@ def pieces_of(labels: NDArray[np.integer[Any]]) -> Iterator[Piece]:
 
 
 def _dense(plane: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]] | None]:
-    """Number objects from 1 where their labels are so large that a place for each up to it would fill the memory.
+    """Give objects numbers from 1 where their labels are so large that a place for each up to it would fill the memory.
 
     Returns
     -------
