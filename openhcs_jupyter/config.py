@@ -71,13 +71,8 @@ def load_settings() -> Settings:
     UsageError
         If the file or a variable has an unknown name or a value that does not fit; names it.
     """
-    values: dict[str, Any] = {}
     path = config_file()
-    if path.exists():
-        try:
-            values = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{path} is not valid TOML: {error}", "Mend the file or remove it.") from error
+    values = _kept(path)
     for name in Settings.__struct_fields__:
         if (text := os.environ.get(_PREFIX + name.upper())) is not None:
             values[name] = text
@@ -90,10 +85,10 @@ def save_setting(name: str, text: str) -> Settings:
     Raises
     ------
     UsageError
-        If there is no such setting, or `text` does not fit it.
+        If there is no such setting, `text` does not fit it, or the file cannot be read.
     """
     path = config_file()
-    values: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
+    values = _kept(path)
     values[name] = text
     settings = _checked(values, str(path))
     values[name] = getattr(settings, name)
@@ -107,6 +102,16 @@ def save_setting(name: str, text: str) -> Settings:
 def data_dir(settings: Settings) -> Path:
     """Return the folder in which the default and demo repositories lie."""
     return Path(settings.data_dir).expanduser() if settings.data_dir else Path(platformdirs.user_data_dir(_APP))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Read what the user's file holds."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", "Mend the file or remove it.") from error
 
 
 def _checked(values: dict[str, Any], where: str) -> Settings:

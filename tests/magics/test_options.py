@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from openhcs_jupyter.config import config_file, load_settings, save_setting
 from openhcs_jupyter.door import RunOptions
 from openhcs_jupyter.door.places import parse_channels, parse_fields, parse_wells
 from openhcs_jupyter.errors import UsageError
@@ -165,3 +167,16 @@ def test_what_is_no_field_is_refused(text: str) -> None:
 
 def test_channels_keep_their_order_and_are_taken_once() -> None:
     assert parse_channels("GFP, DAPI,GFP") == ("GFP", "DAPI")
+
+
+@pytest.mark.parametrize("content", [b"workers = ", b'repository = "\xff"'])
+def test_a_file_of_settings_that_cannot_be_read_is_named_and_left(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    config_file().parent.mkdir(parents=True)
+    config_file().write_bytes(content)
+    for use in (load_settings, lambda: save_setting("workers", "2")):
+        with pytest.raises(UsageError, match=r"config\.toml is not valid TOML"):
+            use()
+    assert config_file().read_bytes() == content
