@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from openhcs_jupyter.pipeline._identity.kinds import take
 from openhcs_jupyter.pipeline._identity.walk import SIZE, FingerprintError, Walk
 from openhcs_jupyter.pipeline._packages import distribution
 
@@ -40,7 +41,7 @@ def fingerprint(function: object, params: Mapping[str, Any] | None = None) -> st
     FingerprintError
         If something that it refers to has no identity that can be told; names it.
     """
-    walk = Walk(_name(function))
+    walk = Walk(_name(function), take)
     walk.tag("call", _PYTHON)
     with walk.at("the function"):
         walk.value(function)
@@ -64,7 +65,7 @@ def fingerprint_value(value: object) -> str:
     FingerprintError
         If the value, or something in it, has no identity that can be told.
     """
-    walk = Walk(None)
+    walk = Walk(None, take)
     walk.tag("value", _PYTHON)
     with walk.at("the value"):
         walk.value(value)
@@ -98,7 +99,7 @@ def package_versions(functions: Iterable[object]) -> dict[str, str]:
     """
     packages: set[str] = set()
     for function in functions:
-        walk = Walk(_name(function))
+        walk = Walk(_name(function), take)
         with walk.at("the function"):
             walk.value(function)
         packages |= walk.packages

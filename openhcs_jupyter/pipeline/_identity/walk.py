@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import functools
-import logging
-import pathlib
-import types
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from openhcs_jupyter.errors import OpenHCSError
-from openhcs_jupyter.pipeline._identity import code, objects, values
+from openhcs_jupyter.pipeline._identity.simple import SIMPLE
 from openhcs_jupyter.pipeline._packages import OWN, distribution, own_module, place_of
 
 SIZE = 16
@@ -56,10 +46,12 @@ class FingerprintError(OpenHCSError):
 class Walk:
     """Feeds a value, and everything it refers to, into one hash in an order that depends on the value alone."""
 
-    __slots__ = ("function", "hash", "numbers", "open", "packages", "path")
+    __slots__ = ("function", "hash", "numbers", "open", "packages", "path", "take")
 
-    def __init__(self, function: str | None, parent: Walk | None = None) -> None:
+    def __init__(self, function: str | None, take: Callable[[Walk, Any], None], parent: Walk | None = None) -> None:
         self.function = function
+        self.take = take
+        """Takes in what is not simple, kind by kind: `kinds.take`."""
         self.hash = blake2b(digest_size=SIZE)
         self.path: list[str] = list(parent.path) if parent else []
         self.packages: set[str] = parent.packages if parent else set()
@@ -88,7 +80,7 @@ class Walk:
 
     def value(self, value: object) -> None:
         """Take in any value."""
-        if (simple := values.SIMPLE.get(type(value))) is not None:
+        if (simple := SIMPLE.get(type(value))) is not None:
             self.tag(type(value).__name__, simple(value))
             return
         key = id(value)
@@ -102,52 +94,13 @@ class Walk:
             raise self.fail(value)
         self.open[key] = len(self.open)
         try:
-            self._compound(value)
+            self.take(self, value)
         finally:
             del self.open[key]
 
-    def _compound(self, value: Any) -> None:
-        kind = type(value)
-        if (known := _KINDS.get(kind)) is not None:
-            known(self, value)
-        elif isinstance(value, type):
-            objects.take_class(self, value)
-        elif isinstance(value, types.ModuleType):
-            code.take_module(self, value)
-        elif isinstance(value, np.ndarray):
-            values.take_array(self, value)
-        elif isinstance(value, np.generic):
-            self.tag("scalar", value.dtype.str, value.tobytes())
-        elif isinstance(value, np.dtype):
-            self.tag("dtype", repr(value))
-        elif isinstance(value, enum.Enum):
-            objects.take_class(self, kind)
-            self.tag("member", value.name)
-        elif isinstance(value, pathlib.PurePath):
-            self.tag("path", str(value))
-        elif isinstance(value, logging.Logger):
-            self.tag("logger", value.name)
-        elif values.take_pandas(self, value) or objects.take_named_callable(self, value):
-            pass
-        elif hasattr(value, "py_func") and kind.__module__.startswith("numba."):
-            self.packages.add("numba")
-            self.tag("numba", *distribution("numba"))
-            self.value(value.py_func)
-            self.value(dict(sorted(value.targetoptions.items())))
-        elif kind.__module__ == "typing" or isinstance(value, types.GenericAlias | types.UnionType):
-            self.tag("annotation", repr(value))
-        elif isinstance(value, msgspec.Struct):
-            objects.take_fields(self, value, value.__struct_fields__)
-        elif dataclasses.is_dataclass(value):
-            objects.take_fields(self, value, tuple(field.name for field in dataclasses.fields(value)))
-        elif place_of(kind.__module__) == "user" and objects.state_is_visible(kind):
-            objects.take_object(self, value)
-        elif not objects.take_named_constant(self, value):
-            raise self.fail(value)
-
     def apart(self, item: object) -> bytes:
         """Return the hash of an item by itself."""
-        walk = Walk(self.function, self)
+        walk = Walk(self.function, self.take, self)
         walk.value(item)
         return walk.hash.digest()
 
@@ -186,31 +139,3 @@ class _Where:
     def __exit__(self, *_: object) -> None:
         # Kept while an error travels: it was made with its path.
         self.path.pop()
-
-
-_KINDS: dict[type, Callable[[Walk, Any], None]] = {
-    list: values.take_items,
-    tuple: values.take_items,
-    deque: values.take_items,
-    set: values.take_set,
-    frozenset: values.take_set,
-    dict: values.take_dict,
-    OrderedDict: values.take_dict,
-    types.MappingProxyType: values.take_dict,
-    defaultdict: values.take_defaultdict,
-    types.FunctionType: code.take_function,
-    types.BuiltinFunctionType: code.take_builtin,
-    types.MethodType: code.take_method,
-    functools.partial: code.take_partial,
-    functools._lru_cache_wrapper: code.take_wrapped,
-    staticmethod: code.take_wrapped,
-    classmethod: code.take_wrapped,
-    property: code.take_property,
-    functools.cached_property: code.take_cached_property,
-    types.MemberDescriptorType: code.take_descriptor,
-    types.GetSetDescriptorType: code.take_descriptor,
-    types.WrapperDescriptorType: code.take_descriptor,
-    types.MethodDescriptorType: code.take_descriptor,
-    types.ClassMethodDescriptorType: code.take_descriptor,
-    types.CodeType: lambda walk, value: code.take_code(walk, value, None),
-}
