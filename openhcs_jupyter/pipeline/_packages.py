@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import inspect
 import pathlib
@@ -38,6 +37,8 @@ def distribution(package: str) -> Distribution:
     """Find the distribution that holds a top-level package, without importing the package."""
     if package == OWN:
         return Distribution("openhcs-jupyter", str(module_dict(sys.modules[OWN])["__version__"]))
+    import importlib.metadata  # takes 10 ms, and workers import this module without asking it
+
     name = _UNLIKE.get(package, package)
     try:
         return Distribution(name, importlib.metadata.version(name))
@@ -53,6 +54,8 @@ def distribution(package: str) -> Distribution:
 
 @functools.cache
 def _packages() -> Mapping[str, list[str]]:
+    import importlib.metadata
+
     return importlib.metadata.packages_distributions()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import os
 import select
@@ -62,6 +63,8 @@ def do_next(server: socket.socket, *, ahead: bool = False) -> None:
     fork_server().branch(server)  # before there are threads, and before this process holds a lock
     for module in NEEDED:
         import_module(module)
+    gc.freeze()
+    gc.enable()
     if ahead:
         _rehearse(server)
     try:

@@ -8,7 +8,6 @@ import mmap
 import os
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,6 +86,10 @@ def changed_files(tables: Iterable[tuple[str, PlaneTable]]) -> list[str]:
         lines.append(look(file))
         if time.monotonic() > end:
             break
+    else:
+        return [line for line in lines if line is not None]
+    from concurrent.futures import ThreadPoolExecutor
+
     # The rest in threads, because folders are often far away.
     with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="changed") as pool:
         lines += pool.map(look, waiting)
