@@ -10,6 +10,7 @@ _LOCAL = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay"}
     | {"overlayfs", "aufs", "apfs", "hfs", "ufs", "vfat", "exfat", "ntfs", "ntfs3", "squashfs"}
 )
+_TABLE = Path("/proc/self/mounts")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """How the kernel writes blanks and the like."""
 
@@ -25,11 +26,10 @@ def is_local(folder: Path) -> bool:
 
 def _mounts() -> dict[str, str]:
     """Return the kinds of the file systems by the folders in which they stand."""
-    table = Path("/proc/self/mounts")
-    if not table.exists():
+    if not _TABLE.exists():
         import psutil
 
         return {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
     # Read here, as psutil takes 10 ms to import and nothing else of a run's start needs it.
-    lines = [line.split(" ") for line in table.read_text(errors="surrogateescape").splitlines()]
+    lines = [line.split(" ") for line in _TABLE.read_text(errors="surrogateescape").splitlines()]
     return {_OCTAL.sub(lambda code: chr(int(code[1], 8)), words[1]): words[2] for words in lines}

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,18 +208,14 @@ class TestTwoMachines:
         assert len(load_run(bench.repository, done.id).table("totals")) == 8
 
     def test_which_folders_are_of_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import psutil
-
-        class Mount(NamedTuple):
-            mountpoint: str
-            fstype: str
-
-        mounts = [Mount("/", "ext4"), Mount(str(tmp_path / "far"), "nfs4")]
-        monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)  # noqa: A006
+        table = tmp_path / "mounts"
+        far = str(tmp_path / "far away").replace(" ", "\\040")
+        table.write_text(f"/dev/vda / ext4 rw,relatime 0 0\nserver:/plates {far} nfs4 rw 0 0\n")
+        monkeypatch.setattr(filesystem, "_TABLE", table)
         filesystem.is_local.cache_clear()
         assert filesystem.is_local(tmp_path)
-        assert filesystem.is_local(tmp_path / "farther")
-        assert not filesystem.is_local(tmp_path / "far" / "runs")
+        assert filesystem.is_local(tmp_path / "far")
+        assert not filesystem.is_local(tmp_path / "far away" / "runs")
         filesystem.is_local.cache_clear()
 
 
