@@ -18,6 +18,8 @@ _COUNTED = 256
 def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
     """Cut the same box out of each plane.
 
+    The stage position that the plate knows stays that of the whole plane.
+
     Parameters
     ----------
     stack : ndarray of shape (N, Y, X)

@@ -7,7 +7,7 @@ import msgspec
 from openhcs_jupyter.server.model import Payload
 from openhcs_jupyter.server.schedule import Lease
 from openhcs_jupyter.server.settings import Limits
-from openhcs_jupyter.topology import Topology
+from openhcs_jupyter.topology import Topology, find_memory
 
 
 class Machine:
@@ -40,7 +40,8 @@ class Machine:
             if mig or gpu.uuid in uuids:
                 gpus.append(msgspec.structs.replace(gpu, mig=mig))
         part = min(1.0, lease.workers / self.cores)
-        memory = int(self._topology.memory_free_bytes * part)
+        _, free = find_memory()  # others may have taken some since the server started
+        memory = min(int(self._topology.memory_free_bytes * part), free)
         if self._limits.memory_gb:
             memory = min(memory, int(self._limits.memory_gb * 1e9))
         return msgspec.structs.replace(

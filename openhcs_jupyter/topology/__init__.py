@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openhcs_jupyter.topology.discover import discover
+from openhcs_jupyter.topology.discover import discover, find_memory
 from openhcs_jupyter.topology.gpus import discover_gpus
 from openhcs_jupyter.topology.model import (
     Device,
@@ -26,6 +26,7 @@ __all__ = [
     "Topology",
     "discover",
     "discover_gpus",
+    "find_memory",
     "load_topology",
     "save_topology",
 ]

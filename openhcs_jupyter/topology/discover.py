@@ -33,16 +33,10 @@ def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
         return load_topology(Path(named).expanduser())
     ids = _affinity()
     cores = len(ids) or os.cpu_count() or 1
-    import psutil  # slow to import, and most processes are told what they may use
-
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
     for group in _cgroups(root):
         if (quota := group.cpus()) is not None:
             cores = min(cores, max(1, int(quota)))
-        if (limit := group.memory_limit()) is not None and limit < memory.total:
-            total = min(total, limit)
-            free = min(free, max(0, limit - group.memory_used()))
+    total, free = find_memory(root)
     gpus, notes = discover_gpus(ids, root)
     return Topology(
         host=platform.node(),
@@ -50,10 +44,23 @@ def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
         core_ids=ids,
         numa_nodes=tuple(_numa_nodes(root, frozenset(ids))),
         memory_bytes=total,
-        memory_free_bytes=min(free, total),
+        memory_free_bytes=free,
         gpus=gpus,
         notes=notes,
     )
+
+
+def find_memory(root: Path = Path("/")) -> tuple[int, int]:
+    """Find out how many bytes of memory this process may use, and how many of them are free now."""
+    import psutil  # slow to import, and most processes are told what they may use
+
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    for group in _cgroups(root):
+        if (limit := group.memory_limit()) is not None and limit < memory.total:
+            total = min(total, limit)
+            free = min(free, max(0, limit - group.memory_used()))
+    return total, min(free, total)
 
 
 def _affinity() -> tuple[int, ...]:
