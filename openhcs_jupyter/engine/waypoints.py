@@ -1,4 +1,4 @@
-"""What stands between a unit's steps: kept behind the run where it cost more to compute than it costs to keep.
+"""What stands between a unit's steps: kept behind the run where it cost clearly more to compute than it costs to keep.
 
 A waypoint is the state of a unit after one of its steps: its images as far as steps changed them, and what the steps
 have put out. A later run whose pipeline is the same up to that step goes on from there.
@@ -30,6 +30,8 @@ DISK_BYTES_PER_S = 250e6
 """What all workers together may give to a disk that others use, too; reading back is as fast or faster."""
 _LEAST_S = 0.002
 """What the files of a waypoint cost beside their bytes."""
+_WORTH = 1.3
+"""So many times what keeping costs must be saved by it: little of what is kept is ever asked for."""
 _TELLING_BYTES = 1_000_000
 _WAITING = 2
 _LATEST = 15
@@ -158,7 +160,7 @@ class _Passed(NamedTuple):
 class Recorder:
     """Decides for one unit what is kept on its way, and gathers it.
 
-    A step's state is kept if the steps since the last one that was kept took longer than writing it takes.
+    A step's state is kept if the steps since the last one that was kept took clearly longer than writing it takes.
 
     Parameters
     ----------
@@ -311,7 +313,7 @@ class Recorder:
         if known is None:
             before = max((at for at, kept in self._decided.items() if kept and at < position), default=-1)
             spent = sum(self._expected(step) for step in self._steps[before + 1 : position + 1])
-            known = self._decided[position] = spent >= size * self._keeper.s_per_byte + _LEAST_S
+            known = self._decided[position] = spent >= _WORTH * size * self._keeper.s_per_byte + _LEAST_S
         return known
 
     def _expected(self, step: PlannedStep) -> float:
