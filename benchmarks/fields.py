@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 cv2.setNumThreads(1)
 
 
-def normalize(stack: NDArray[Any], low: float = 1.0, high: float = 99.8, salt: int = 0) -> NDArray[np.uint16]:  # noqa: ARG001 - see below
+def normalize(stack: NDArray[Any], low: float = 1.0, high: float = 99.8, salt: int = 0) -> NDArray[np.uint16]:  # noqa: ARG001 - salt tells runs apart
     """Stretch each plane ``(N, Y, X)`` of uint16 to its whole range; `salt` only tells runs apart."""
     out = np.empty(stack.shape, np.uint16)
     for plane, target in zip(stack, out, strict=True):

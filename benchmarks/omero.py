@@ -127,7 +127,7 @@ class Lab:
                 while not (folder / "socket").exists():
                     assert process.poll() is None, "the broker ended"
                     assert time.monotonic() < until, "the broker does not start"
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # between looks
                 yield str(folder / "socket")
             finally:
                 process.terminate()

@@ -54,7 +54,7 @@ class PeerFunctions(NamedTuple):
 
 def peer_functions() -> PeerFunctions:
     """Import OpenHCS's functions and strip what it wraps them in."""
-    from openhcs.processing.backends.processors import numpy_processor as module  # type: ignore[import-not-found,unused-ignore]
+    from openhcs.processing.backends.processors import numpy_processor as module  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
 
     names = ("stack_percentile_normalize", "gaussian_blur", "tophat", "create_projection", "create_composite")
     return PeerFunctions(*(inspect.unwrap(getattr(module, name)) for name in names))
@@ -62,10 +62,10 @@ def peer_functions() -> PeerFunctions:
 
 def _steps() -> list[Any]:
     """Write the pipeline as a user of OpenHCS does."""
-    from openhcs.constants.constants import GroupBy, VariableComponents  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.core.config import LazyProcessingConfig  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.core.steps.function_step import FunctionStep  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.processing.backends.processors import numpy_processor as module  # type: ignore[import-not-found,unused-ignore]
+    from openhcs.constants.constants import GroupBy, VariableComponents  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.core.config import LazyProcessingConfig  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.core.steps.function_step import FunctionStep  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.processing.backends.processors import numpy_processor as module  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
 
     normalize = (module.stack_percentile_normalize, {"low_percentile": 1.0, "high_percentile": 99.0})
     along_z = LazyProcessingConfig(variable_components=[VariableComponents.Z_INDEX], group_by=GroupBy.CHANNEL)
@@ -90,10 +90,10 @@ def _openhcs(mode: str, folder: Path) -> None:
     start = time.perf_counter()
     import multiprocessing
 
-    from objectstate import ensure_global_config_context  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.core.config import GlobalPipelineConfig, MultiprocessingStartMethod, PipelineConfig  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.core.orchestrator.orchestrator import PipelineOrchestrator  # type: ignore[import-not-found,unused-ignore]
-    from openhcs.core.progress import set_progress_queue  # type: ignore[import-not-found,unused-ignore]
+    from objectstate import ensure_global_config_context  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.core.config import GlobalPipelineConfig, MultiprocessingStartMethod, PipelineConfig  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.core.orchestrator.orchestrator import PipelineOrchestrator  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from openhcs.core.progress import set_progress_queue  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
 
     steps = _steps()
     imported = time.perf_counter() - start

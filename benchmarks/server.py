@@ -117,7 +117,7 @@ def _is_ready(one: ServerProcess) -> None:
     def rests() -> bool:
         pids = [pid for pid, seat in seats() if seat.startswith(mark)]
         before = {pid: _cpu(pid) for pid in pids}
-        time.sleep(0.5)
+        time.sleep(0.5)  # the time in which they are to rest
         return len(pids) > 3 and all(_cpu(pid) == used for pid, used in before.items())
 
     until(rests)

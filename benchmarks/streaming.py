@@ -71,8 +71,8 @@ def program(*words: str, prefix: tuple[str, ...] = (), python: Path | str = sys.
         found: dict[str, Any] = json.loads(line)
         return found
 
-    ask.pid = process.pid  # type: ignore[attr-defined]
-    ask.first = ask()  # type: ignore[attr-defined]
+    ask.pid = process.pid  # type: ignore[attr-defined]  # a function takes attributes
+    ask.first = ask()  # type: ignore[attr-defined]  # likewise
     try:
         yield ask
     finally:

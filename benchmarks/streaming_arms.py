@@ -228,7 +228,7 @@ def peer(role: str, port: str) -> None:
 
     context: Any = zmq.Context()
     if role == "viewer":
-        from polystore.streaming._streaming_backend import StreamingSharedMemoryAuthority  # type: ignore[import-not-found,unused-ignore]
+        from polystore.streaming._streaming_backend import StreamingSharedMemoryAuthority  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
 
         replier = context.socket(zmq.REP)
         replier.bind(f"tcp://127.0.0.1:{port}")
@@ -258,13 +258,13 @@ def _peer_backend(port: int) -> tuple[Any, Any]:
     import logging
 
     logging.disable(logging.WARNING)
-    from polystore.napari_stream import NapariStreamingBackend  # type: ignore[import-not-found,unused-ignore]
-    from polystore.streaming import viewer_transport as vt  # type: ignore[import-not-found,unused-ignore]
-    from polystore.streaming.identity import StreamProducerIdentity  # type: ignore[import-not-found,unused-ignore]
-    from zmqruntime.config import TransportMode  # type: ignore[import-not-found,unused-ignore]
-    from zmqruntime.viewer_protocol import ViewerTransportEndpoint  # type: ignore[import-not-found,unused-ignore]
+    from polystore.napari_stream import NapariStreamingBackend  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from polystore.streaming import viewer_transport as vt  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from polystore.streaming.identity import StreamProducerIdentity  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from zmqruntime.config import TransportMode  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
+    from zmqruntime.viewer_protocol import ViewerTransportEndpoint  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it
 
-    class Display(vt.ViewerDisplayConfigABC):  # type: ignore[misc,unused-ignore]
+    class Display(vt.ViewerDisplayConfigABC):  # type: ignore[misc,unused-ignore]  # the peer's environment has it
         COMPONENT_ORDER = ("well", "site", "channel", "z_index")
 
         def component_modes(self) -> dict[str, str]:

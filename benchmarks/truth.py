@@ -11,7 +11,7 @@ from benchmarks.processes import SCRATCH, environment, pin_threads
 
 pin_threads()
 
-from benchmarks.report import report  # noqa: E402
+from benchmarks.report import report  # noqa: E402 - threads are pinned first
 
 if TYPE_CHECKING:
     import pandas as pd

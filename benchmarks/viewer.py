@@ -151,7 +151,7 @@ def until_held(window: Any, place: int, layer: int, version: str = "1", tick_s: 
         begin = time.perf_counter()
         session.tick()
         seconds += time.perf_counter() - begin
-        time.sleep(tick_s)
+        time.sleep(tick_s)  # the pace of the window
     return seconds
 
 
@@ -249,7 +249,7 @@ def longest_pause(mode: str, seconds: float, size: int) -> tuple[float, float]:
     thread.start()
     while thread.is_alive() or not all(feed.planes.is_idle for feed in window.session.feeds):
         window.app.processEvents()
-        time.sleep(0.0005)
+        time.sleep(0.0005)  # between looks
     rate = seconds * 100 / (time.perf_counter() - begin)
     heart.stop()
     window.close()

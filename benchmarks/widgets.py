@@ -223,7 +223,7 @@ def write_changes(place: str, seconds: float) -> None:
                     )
                 )  # fmt: skip
                 number += 1
-            time.sleep(0.01)
+            time.sleep(0.01)  # a hundred changes a second
     lock.close()
 
 

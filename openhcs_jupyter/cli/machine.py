@@ -126,7 +126,7 @@ def _functions(arguments: argparse.Namespace) -> int:
     return show(functions_view(arguments.search, "openhcs-jupyter functions"))
 
 
-def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+def _gpus(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - all commands are called alike
     from openhcs_jupyter.magics.views.gpus import gpus_view
     from openhcs_jupyter.topology import discover
 

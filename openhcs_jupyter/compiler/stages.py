@@ -62,7 +62,7 @@ class Splitter:
 
     def add(self, kind: str, scope: Scope, steps: list[int], **more: int | set[int] | None) -> DraftStage:
         """Append a stage."""
-        stage = DraftStage(index=len(self.stages), kind=kind, scope=scope, steps=steps, **more)  # type: ignore[arg-type]
+        stage = DraftStage(index=len(self.stages), kind=kind, scope=scope, steps=steps, **more)  # type: ignore[arg-type]  # the caller's own fields
         self.stages.append(stage)
         return stage
 

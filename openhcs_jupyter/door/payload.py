@@ -160,7 +160,7 @@ def load(code: Code, folder: Path, name: str | None = None) -> list[Step | Funct
     # Functions that belong to __main__ go to the workers by value, as those of a notebook do.
     namespace: dict[str, Any] = {"__name__": "__main__"}
     before = _remembered(f"<before {name}>", code.before)
-    exec(compile(code.before, before, "exec", dont_inherit=True), namespace)  # noqa: S102
+    exec(compile(code.before, before, "exec", dont_inherit=True), namespace)  # noqa: S102 - running the user's code is what this is for
     return define_steps(Source(code.text_name, code.text, _remembered(name, code.cell)), code.cell, namespace)
 
 

@@ -75,7 +75,7 @@ def define_steps(source: Source, code: str, namespace: dict[str, Any], *, flags:
     except SyntaxError as error:
         raise CellError(error) from None
     check_assigns(compiled, source.name)
-    exec(compiled, namespace)  # noqa: S102
+    exec(compiled, namespace)  # noqa: S102 - running the user's code is what this is for
     config = namespace.get(CONFIG) if _assigns(compiled, CONFIG) else None
     return checked_steps(namespace.get(STEPS), config, [entry.lineno for entry in entries(code)])
 

@@ -290,7 +290,7 @@ class ResultCache:
             removed += size
         with _transaction(index):
             for table in ("entry", "place", "way"):
-                index.executemany(f"delete from {table} where id = ?", [(entry,) for entry, _ in gone])  # noqa: S608
+                index.executemany(f"delete from {table} where id = ?", [(entry,) for entry, _ in gone])  # noqa: S608 - the names are our own
             if gone and excess is not None:
                 index.execute("insert into age values (?)", (gone[-1][1],))
         return removed
@@ -303,7 +303,7 @@ class ResultCache:
                 ends = [(f"{run}/", f"{run}0") for run in gone]  # "0" follows "/"
                 index.executemany("delete from place where path >= ? and path < ?", ends)
                 for table in ("entry", "way"):
-                    index.execute(f"delete from {table} where id not in (select id from place)")  # noqa: S608
+                    index.execute(f"delete from {table} where id not in (select id from place)")  # noqa: S608 - the names are our own
 
     def _limit(self, used: int) -> int:
         given = load_settings().cache_gb

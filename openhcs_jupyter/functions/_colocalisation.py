@@ -23,7 +23,7 @@ _SIGNATURES = [
 ]
 
 
-@njit(_SIGNATURES, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(_SIGNATURES, cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _sums(one: Any, other: Any, groups: Any, one_limit: Any, other_limit: Any, found: Any) -> None:
     height, width = groups.shape
     for y in range(height):

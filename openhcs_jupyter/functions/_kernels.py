@@ -23,7 +23,7 @@ _INTENSITY = [
 ]
 
 
-@njit(types.void(_LABELS, _COUNTED, _LENGTHS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_LABELS, _COUNTED, _LENGTHS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _outline(labels: Any, counted: Any, lengths: Any) -> None:
     """Add up area, box, moments and perimeter of each label.
 
@@ -82,7 +82,7 @@ def _outline(labels: Any, counted: Any, lengths: Any) -> None:
                 lengths[label] += (1.0 + _DIAGONAL) / 2
 
 
-@njit(_INTENSITY, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(_INTENSITY, cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _intensity(plane: Any, labels: Any, sums: Any) -> None:
     """Add up the intensities of each label.
 
@@ -107,7 +107,7 @@ def _intensity(plane: Any, labels: Any, sums: Any) -> None:
             row[5] += 1
 
 
-@njit(types.void(_LABELS, _COUNTED), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_LABELS, _COUNTED), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _extents(labels: Any, found: Any) -> None:
     height, width = labels.shape
     for y in range(height):
@@ -125,7 +125,7 @@ def _extents(labels: Any, found: Any) -> None:
             row[5] = max(row[5], x + 1)
 
 
-@njit(types.void(_WRITABLE, _NUMBERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_WRITABLE, _NUMBERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def renumber(labels: Any, numbers: Any) -> None:
     """Give each label of a plane its new number, in place."""
     height, width = labels.shape
@@ -135,7 +135,7 @@ def renumber(labels: Any, numbers: Any) -> None:
                 labels[y, x] = numbers[labels[y, x]]
 
 
-@njit(types.void(_LABELS, _LABELS, _OWNERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_LABELS, _LABELS, _OWNERS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _owners(inner: Any, outer: Any, owner: Any) -> None:
     height, width = inner.shape
     for y in range(height):

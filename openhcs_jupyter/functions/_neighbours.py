@@ -13,7 +13,7 @@ _ROWS = types.Array(types.int64, 2, "C", readonly=True)
 _COUNTS = types.Array(types.int64, 1, "C")
 
 
-@njit(types.void(_LABELS, _ROWS, _ROWS, _COUNTS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_LABELS, _ROWS, _ROWS, _COUNTS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _neighbours(labels: Any, boxes: Any, offsets: Any, counts: Any) -> None:
     height, width = labels.shape
     seen = np.zeros(labels.max() + 1, dtype=np.int64)

@@ -15,7 +15,7 @@ _GAPS = types.Array(types.float64, 1, "C")
 _FOUND = types.Array(types.int64, 2, "C")
 
 
-@njit(types.void(_MASK, _MASK), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_MASK, _MASK), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def count_around(skeleton: Any, counts: Any) -> None:
     """Count the neighbours of each pixel of a skeleton, on the skeleton; the border's pixels are not of it."""
     height, width = skeleton.shape
@@ -30,7 +30,7 @@ def count_around(skeleton: Any, counts: Any) -> None:
             counts[y, x] = total - 1
 
 
-@njit(types.void(_LABELS, _LABELS, _AWAY, types.float64, _FOUND, _GAPS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_LABELS, _LABELS, _AWAY, types.float64, _FOUND, _GAPS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _measure(labels: Any, junctions: Any, away: Any, reach: Any, found: Any, gaps: Any) -> None:
     height, width = labels.shape
     for y in range(1, height - 1):
@@ -87,7 +87,7 @@ def _measure(labels: Any, junctions: Any, away: Any, reach: Any, found: Any, gap
                 row[6], row[7] = y, x
 
 
-@njit(types.void(_MASK, _LABELS, _LABELS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_MASK, _LABELS, _LABELS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def spread(skeleton: Any, owner: Any, distance: Any) -> None:
     """Hand the owners of some pixels of a skeleton on along it, to each pixel the nearest one's, in place.
 
@@ -116,7 +116,7 @@ def spread(skeleton: Any, owner: Any, distance: Any) -> None:
                     last += 1
 
 
-@njit(types.void(_MASK, _LABELS), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_MASK, _LABELS), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def number_junctions(skeleton: Any, labels: Any) -> None:
     """Give junctions the greatest number of the branches around them, in place."""
     height, width = skeleton.shape

@@ -20,7 +20,7 @@ _SIGNATURES = [
 ]
 
 
-@njit(_SIGNATURES, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(_SIGNATURES, cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _texture(plane: Any, labels: Any, boxes: Any, ranges: Any, distance: Any, found: Any) -> None:
     levels = LEVELS
     slanted = int(distance * np.sqrt(0.5) + 0.5)

@@ -148,7 +148,7 @@ def _fill_in(notebook: Any, parameters: Mapping[str, object]) -> None:
 def _executor(write: Callable[[str], None]) -> Any:
     from nbconvert.preprocessors import ExecutePreprocessor
 
-    class Executor(ExecutePreprocessor):  # type: ignore[misc]
+    class Executor(ExecutePreprocessor):  # type: ignore[misc]  # the base is not typed
         """Says how far it is, and what the cells print."""
 
         is_stopped = False

@@ -162,7 +162,7 @@ def _result(folder: Path) -> Result | None:
     return msgspec.json.decode(file.read_bytes(), type=Result) if file.exists() else None
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's handler gets both
     raise KeyboardInterrupt
 
 

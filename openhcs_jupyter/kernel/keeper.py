@@ -100,7 +100,7 @@ class Keeper:
     def keep(self, answer: int) -> None:
         """Start the kernel, tell it, and wait for its end."""
         for number, verdict in ((signal.SIGTERM, "end"), (signal.SIGINT, "restart")):
-            signal.signal(number, lambda _n, _f, verdict=verdict: self._decide(verdict))  # type: ignore[misc]
+            signal.signal(number, lambda _n, _f, verdict=verdict: self._decide(verdict))  # type: ignore[misc]  # a default binds the verdict
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._write_file()
         log = self._folder / "kernel.log"
@@ -164,7 +164,7 @@ class Keeper:
             IDLE: str(self._order.idle_s),
         }
         with log.open("wb") as output:
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603 - our own words, and no shell
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -28,7 +28,7 @@ OUTPUT, CELLS = "iopub_port", "shell_port"
 IDLE_HOURS = 12.0
 
 
-class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]
+class RemoteProvisioner(SSHKernelProvisioner):  # type: ignore[misc]  # the base is not typed
     """A kernel on a machine that the user's ``ssh`` reaches.
 
     sshpyk brings what Jupyter asks of a provisioner: ports here, the kernel's end, restarts. The keeper starts the

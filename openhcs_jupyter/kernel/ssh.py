@@ -94,7 +94,7 @@ class Host:
         """
         # Without a terminal of its own ssh asks nothing, as it cannot under Jupyter.
         try:
-            return subprocess.run(  # noqa: S603
+            return subprocess.run(  # noqa: S603 - our own words, and no shell
                 self.command(script),
                 input=given,
                 capture_output=True,
@@ -128,12 +128,12 @@ class Host:
 
     def _control(self, order: str, *words: str) -> subprocess.CompletedProcess[bytes]:
         command = [self.program, *self.options, "-O", order, *words, "--", self.name]
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(  # noqa: S603 - our own words, and no shell
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CONNECT_S, check=False
         )
 
     def _is_shared(self) -> bool:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own words, and no shell
             [self.program, "-G", "--", self.name],
             stdin=subprocess.DEVNULL,
             capture_output=True,

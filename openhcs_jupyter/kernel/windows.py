@@ -74,7 +74,7 @@ class Windows:
             install = f"{sys.executable} -m pip install 'openhcs-jupyter[viewer]'"
             return Shown(number=view.number, error=f"napari is not installed there: {install}")
         with (self._place / "viewer.log").open("wb") as log:
-            self._window = subprocess.Popen(  # noqa: S603
+            self._window = subprocess.Popen(  # noqa: S603 - our own words, and no shell
                 [sys.executable, "-m", "openhcs_jupyter.cli", "viewer", str(self.connection_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

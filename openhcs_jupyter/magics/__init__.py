@@ -66,7 +66,7 @@ def _take_up_viewers(state: Any, kernel: Any) -> None:
     """Let the viewers of a kernel that was restarted find it again; what it served them by lies beside its file."""
     file = getattr(getattr(kernel, "parent", None), "abs_connection_file", "")
     kept = f"{os.path.splitext(file)[0]}.openhcs/server.json"  # noqa: PTH122 - pathlib costs time to import
-    if os.path.exists(kept):  # noqa: PTH110
+    if os.path.exists(kept):  # noqa: PTH110 - Path is slower to import
         state.viewing.take_up()
 
 
@@ -91,7 +91,7 @@ def _words(shell: InteractiveShell) -> Callable[[], None]:
 def _matcher(state: Any, add_words: Callable[[], None]) -> Callable[[Any], Any]:
     from IPython.core.completer import context_matcher
 
-    @context_matcher()  # type: ignore[untyped-decorator]
+    @context_matcher()  # type: ignore[untyped-decorator]  # the decorator is not typed
     def openhcs_matcher(context: Any) -> dict[str, Any]:
         add_words()
         text: str = context.text_until_cursor

@@ -238,4 +238,4 @@ def display_for(
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+    print(line, flush=True)  # noqa: T201 - a line for people where there is no widget

@@ -74,7 +74,7 @@ def reported(source: Source | None, names: Iterable[str] = ()) -> Iterator[None]
         if "_render_traceback_" not in vars(error):
             lines = short(error, source, names, color=True)
             # IPython asks the exception itself how it wants to be shown.
-            error._render_traceback_ = lambda: lines  # type: ignore[union-attr]
+            error._render_traceback_ = lambda: lines  # type: ignore[union-attr]  # IPython looks for it
         raise
 
 
@@ -94,7 +94,7 @@ def show_briefly(shell: InteractiveShell, remember: Callable[[BaseException], No
         return short(error, _cell_of(error, shell), color=True)
 
     # IPython asks the exception itself how it wants to be shown; outside of IPython nobody does.
-    OpenHCSError._render_traceback_ = lines  # type: ignore[attr-defined]
+    OpenHCSError._render_traceback_ = lines  # type: ignore[attr-defined]  # IPython looks for it
 
 
 def _cell_of(error: BaseException, shell: InteractiveShell) -> Source | None:

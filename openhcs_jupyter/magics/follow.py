@@ -104,7 +104,7 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def blocking(seconds: float) -> None:
     """Wait as a `Pause` does, blocking the thread."""
-    time.sleep(seconds)  # noqa: ASYNC251
+    time.sleep(seconds)  # noqa: ASYNC251 - nothing else is to be done meanwhile
 
 
 async def cancel(run: Run, pause: Pause) -> None:

@@ -51,21 +51,21 @@ async def attach(state: State, run: RemoteRun, pause: Pause) -> None:
     await _follow(state, [run], pause, stop_run=False)
 
 
-async def status(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+async def status(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     """Show a job as it is now."""
     while not run.is_known:
         await pause(_TICK_S)
     show(run_card(run, source_of(run)) if run.is_planned else state_view(run, run.job))
 
 
-async def cancel(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+async def cancel(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     """Stop a job."""
     run.cancel()
     await until_stopped(run, pause, _ENDED_S)
     show(run_card(run, source_of(run)) if run.is_planned else state_view(run))
 
 
-async def park(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+async def park(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     """Stop a job until it is asked to go on."""
     run.park()
     await until_stopped(run, pause, _ENDED_S)
@@ -78,7 +78,7 @@ async def resume(state: State, run: RemoteRun, pause: Pause) -> None:
     await _follow(state, [run], pause, stop_run=False)
 
 
-async def log(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001
+async def log(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     """Show what a job's processes have written."""
     sys.stdout.write(run.log())
 
@@ -109,7 +109,7 @@ async def _follow(
     runs: list[RemoteRun],
     pause: Pause,
     *,
-    options: RunOptions = RunOptions(),  # noqa: B008
+    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     stop_run: bool = True,
 ) -> None:
     def display_of(run: RemoteRun) -> Display:
@@ -128,7 +128,7 @@ async def _follow(
 def _states(state: State, *, quiet: bool) -> StateDisplay:
     if quiet:
         return LineStates(lambda _: None)
-    return _StateWidget() if is_watched(state.shell) else LineStates(lambda line: print(line, flush=True))  # noqa: T201
+    return _StateWidget() if is_watched(state.shell) else LineStates(lambda line: print(line, flush=True))  # noqa: T201 - a line for people where there is no widget
 
 
 class _StateWidget:

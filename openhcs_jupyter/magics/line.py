@@ -150,13 +150,13 @@ async def run_line(state: State, line: str, pause: Pause) -> None:
         raise
 
 
-async def _jobs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _jobs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.magics import jobs
 
     await jobs.jobs(state, arguments)
 
 
-async def _server(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _server(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.magics import jobs
 
     await jobs.server(state, arguments)
@@ -177,13 +177,13 @@ async def _was_job(state: State, arguments: argparse.Namespace, pause: Pause) ->
     return True
 
 
-async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _connect(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     progress, finish = _progress(state, "Making the demo plate")
     repository = state.connect(arguments.uri, progress)
     finish(plates_view(repository.plates(), repository.uri))
 
 
-async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     plates = state.repository.plates()
     listed = plates_view(plates, state.repository.uri)
     if not plates or not is_watched(state.shell):
@@ -197,13 +197,13 @@ async def _plates(state: State, arguments: argparse.Namespace, pause: Pause) -> 
     display(listed.bundle() | widget_view(browser.widget), raw=True)
 
 
-async def _group(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _group(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     if arguments.group is not None:
         state.repository.choose_group(None if arguments.group == "all" else arguments.group)
     show(groups_view(state.repository.groups(), state.repository.uri))
 
 
-async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     wanted = arguments.plate if arguments.plate is not None else state.plate
     if wanted is None:
         raise UsageError("No plate is chosen", "Choose one: %openhcs plate ID; %openhcs plates lists them.")
@@ -212,7 +212,7 @@ async def _plate(state: State, arguments: argparse.Namespace, pause: Pause) -> N
     show(plate_view(plate, state.repository.cell_name(plate.id)))
 
 
-async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _import(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.magics.importing import imported_view, register
 
     progress, finish = _progress(state, f"Reading {arguments.folder}")
@@ -236,7 +236,7 @@ async def _run_file(state: State, arguments: argparse.Namespace, pause: Pause) -
         await run_source(state, options, source, source.text, pause)
 
 
-async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _runs(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.engine import list_runs
 
     show(runs_view(list_runs(state.repository), state.repository.uri))
@@ -266,7 +266,7 @@ async def _cancel(state: State, arguments: argparse.Namespace, pause: Pause) -> 
     show(run_card(run, state.sources.get(run.id)))
 
 
-async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _results(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     run = state.run(arguments.run)
     if arguments.delete:
         sys.stdout.write(f"{state.repository.delete_results(run.id)}\n")
@@ -274,7 +274,7 @@ async def _results(state: State, arguments: argparse.Namespace, pause: Pause) ->
     show(results_view(run, state.sources.get(run.id)))
 
 
-async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     if arguments.run in state.plans:
         show(plan_view(state.plans[arguments.run]))
     elif arguments.run is None and state.plans:
@@ -290,7 +290,7 @@ async def _view(state: State, arguments: argparse.Namespace, pause: Pause) -> No
         show(await state.viewing.view(state.run(arguments.run), pause))
 
 
-async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     cell = replay_cell(find_kept(arguments.run, state.run, state.repository), state.repository)
     if is_watched(state.shell):
         state.shell.set_next_input(cell.rstrip("\n"))
@@ -298,33 +298,33 @@ async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> 
         sys.stdout.write(cell)
 
 
-async def _cache(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _cache(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     show(cleared_or_shown(state.repository, arguments))
 
 
-async def _gpus(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _gpus(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.topology import discover
 
     show(gpus_view(discover()))
 
 
-async def _functions(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _functions(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     from openhcs_jupyter.magics.views.functions import functions_view
 
     show(functions_view(arguments.search))
 
 
-async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _config(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     if arguments.value is not None:
         save_setting(arguments.setting, arguments.value)
     show(settings_view(arguments.setting))
 
 
-async def _traceback(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _traceback(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     sys.stdout.write(f"{long(state.error)}\n" if state.error else "There was no error.\n")
 
 
-async def _help(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001
+async def _help(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     sys.stdout.write(help_text(arguments.topic))
 
 

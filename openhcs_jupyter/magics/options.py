@@ -51,7 +51,7 @@ class OptionParser(argparse.ArgumentParser):
 class CommandParser(OptionParser):
     """The parser of a sub-command: itself refuses what it does not know, since it knows what was probably meant."""
 
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads cannot be written here
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse all arguments."""

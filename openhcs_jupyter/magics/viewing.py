@@ -170,7 +170,7 @@ class Viewing:
 
     def _open(self, file: Path) -> None:
         with (file.parent / "viewer.log").open("wb") as log:
-            self._window = subprocess.Popen(  # noqa: S603
+            self._window = subprocess.Popen(  # noqa: S603 - our own words, and no shell
                 [sys.executable, "-m", "openhcs_jupyter.cli", "viewer", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -20,7 +20,7 @@ from openhcs_jupyter.pipeline.openhcs.plain import plain_step
 from openhcs_jupyter.pipeline.step import Step, function_name
 
 
-class Unsayable(Exception):  # noqa: N818
+class Unsayable(Exception):  # noqa: N818 - no error to a user: it is caught where it is raised
     """Says what it is that has no source.
 
     Parameters

@@ -250,7 +250,7 @@ class Repository(Closing):
             If the image is unknown, or changed since the plate was read.
         """
 
-    def changed(self, images: Sequence[Image]) -> list[str]:  # noqa: ARG002
+    def changed(self, images: Sequence[Image]) -> list[str]:  # noqa: ARG002 - the interface has it
         """Say which files of these images are gone or not as they were when their plate was read, one line a file.
 
         Reads nothing. A repository whose images cannot change says nothing.

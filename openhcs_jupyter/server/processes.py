@@ -88,7 +88,7 @@ def end_all(seat: str, patience_s: float = 5.0) -> int:
         if not found:
             break
         ended += sum(_kill(pid, seat) for pid in found)
-        time.sleep(0.01)
+        time.sleep(0.01)  # until they are gone
     return ended
 
 

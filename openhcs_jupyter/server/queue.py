@@ -285,7 +285,7 @@ class Queue:
     def counts(self, owner: str | None = None) -> dict[str, int]:
         """Count jobs by their state."""
         where, values = ("WHERE owner = ?", (owner,)) if owner is not None else ("", ())
-        return dict(self._db.execute(f"SELECT state, count(*) FROM jobs {where} GROUP BY state", values))  # noqa: S608
+        return dict(self._db.execute(f"SELECT state, count(*) FROM jobs {where} GROUP BY state", values))  # noqa: S608 - the names are our own
 
     @property
     def _unended(self) -> dict[int, Record]:

@@ -146,7 +146,7 @@ class CallingDoor(Door):
             self.is_done = True
         yield from super().look(ready)
 
-    def send(self, peer: bytes, frames: Sequence[Any]) -> bool:  # noqa: ARG002
+    def send(self, peer: bytes, frames: Sequence[Any]) -> bool:  # noqa: ARG002 - the interface has it
         """Send a message to the viewer; False if its queue is full."""
         if not self._control.poll(0, zmq.POLLOUT):
             return False

@@ -110,7 +110,7 @@ def address_of(text: str) -> tuple[str, int]:
 
 def is_everywhere(host: str) -> bool:
     """Tell whether an address stands for all of this machine's."""
-    return host in ("0.0.0.0", "::", "[::]", "*")  # noqa: S104
+    return host in ("0.0.0.0", "::", "[::]", "*")  # noqa: S104 - it is compared, not bound to
 
 
 def new_keys() -> KeyPair:

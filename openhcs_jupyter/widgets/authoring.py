@@ -91,7 +91,7 @@ class Authoring(Draft):
         """The text as it is now."""
         return self.text.text
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002 - the interface has it
         forms: dict[str, Any] = {"text/plain": self.code, "text/html": f"<pre>{html.escape(self.code)}</pre>"}
         if is_watched():
             if self._workbench is None:

@@ -37,7 +37,7 @@ class Canvas(anywidget.AnyWidget):
         self._handler = handler
         self.on_msg(self._take)
 
-    def _take(self, _: object, content: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:  # noqa: ARG002
+    def _take(self, _: object, content: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:  # noqa: ARG002 - the interface has it
         if content.get("type") == "hello":
             self.views += 1
         if self._handler is not None:

@@ -16,7 +16,7 @@ _WIDE = "380px"
 _LABEL = "110px"
 
 
-class NumberControl(w.HBox):  # type: ignore[misc]
+class NumberControl(w.HBox):  # type: ignore[misc]  # the base is not typed
     """A slider whose range grows when a number beyond it is typed."""
 
     value = traitlets.Float(0.0)
@@ -56,7 +56,7 @@ class NumberControl(w.HBox):  # type: ignore[misc]
         self.value = float(new)
 
 
-class TickControl(w.Checkbox):  # type: ignore[misc]
+class TickControl(w.Checkbox):  # type: ignore[misc]  # the base is not typed
     """A box to tick."""
 
     def written(self) -> str:
@@ -64,7 +64,7 @@ class TickControl(w.Checkbox):  # type: ignore[misc]
         return repr(bool(self.value))
 
 
-class ChoiceControl(w.Dropdown):  # type: ignore[misc]
+class ChoiceControl(w.Dropdown):  # type: ignore[misc]  # the base is not typed
     """One of several values."""
 
     def written(self) -> str:
@@ -72,7 +72,7 @@ class ChoiceControl(w.Dropdown):  # type: ignore[misc]
         return value_text(self.value)
 
 
-class TextControl(w.Text):  # type: ignore[misc]
+class TextControl(w.Text):  # type: ignore[misc]  # the base is not typed
     """Anything else, as code."""
 
     def written(self) -> str:

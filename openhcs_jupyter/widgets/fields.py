@@ -112,5 +112,5 @@ class Painter:
 
 def _flat(stack: NDArray[np.generic], z: int | None) -> NDArray[np.generic]:
     if len(stack) == 1:
-        return stack[0]  # type: ignore[no-any-return]
-    return stack.max(axis=0) if z is None or z >= len(stack) else stack[z]  # type: ignore[no-any-return]
+        return stack[0]  # type: ignore[no-any-return]  # the library is not typed
+    return stack.max(axis=0) if z is None or z >= len(stack) else stack[z]  # type: ignore[no-any-return]  # the library is not typed

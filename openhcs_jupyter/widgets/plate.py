@@ -67,7 +67,7 @@ class PlateView(PlateMap):
             "text/html": f'<div style="display:flex;flex-wrap:wrap">{"".join(marks)}</div>',
         }
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002 - the interface has it
         forms = self._static()
         if is_watched():
             if self._controls is None:

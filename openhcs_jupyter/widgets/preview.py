@@ -52,7 +52,7 @@ class Evaluator:
         others = ast.unparse(text.others)
         if others != self._others:
             names = dict(self._given)
-            self._try(lambda: exec(compile(text.others, "<cell>", "exec"), names))  # noqa: S102
+            self._try(lambda: exec(compile(text.others, "<cell>", "exec"), names))  # noqa: S102 - running the user's code is what this is for
             self._names, self._others = names, others
         found = []
         for number, entry in enumerate(text.entries, 1):
@@ -93,7 +93,7 @@ def _step(value: Any, number: int) -> Step:
     if isinstance(value, Step):
         return value
     if is_function_step(value):
-        step: Step = function_step(value, None)  # type: ignore[assignment]
+        step: Step = function_step(value, None)  # type: ignore[assignment]  # without a name it is a step
         return step
     raise UsageError(f"Entry {number} is {type(value).__name__}, not a Step", "Wrap it: Step(function, {params}).")
 

@@ -128,11 +128,11 @@ class PlateSource(Source):
             read = [opened.plane(0, c, z) for z in slices]
         return read[0][None] if len(read) == 1 else np.stack(read)  # noqa: PD013 - numpy's
 
-    def label_planes(self, name: str, well: str, field: int) -> NDArray[np.generic]:  # noqa: ARG002
-        """A plate as it was imaged has no labels."""  # noqa: D401
+    def label_planes(self, name: str, well: str, field: int) -> NDArray[np.generic]:  # noqa: ARG002 - the interface has it
+        """A plate as it was imaged has no labels."""  # noqa: D401 - it says what a plate is
         raise UsageError(f"Plate {self.title} has no labels {name!r}")
 
-    def table(self, name: str) -> pd.DataFrame:  # noqa: ARG002
+    def table(self, name: str) -> pd.DataFrame:  # noqa: ARG002 - the interface has it
         """Return how many fields each well has."""
         wells = [(well.name, len(well.fields)) for well in self.plate.wells]
         return pd.DataFrame(wells, columns=["well", "fields"])

@@ -21,14 +21,14 @@ from tests.server.test_omero import lab, server  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def ada(server: ServerProcess, lab: Lab) -> Iterator[RemoteOrchestrator]:  # noqa: F811
+def ada(server: ServerProcess, lab: Lab) -> Iterator[RemoteOrchestrator]:  # noqa: F811 - a fixture
     """Return ada's connection; she is asked for her password once."""
     profile = profile_of(server, omero=lab.uri("ada"))
     with RemoteOrchestrator(profile=profile, password=PASSWORDS.__getitem__) as made:
         yield made
 
 
-def test_a_plate_of_omero_is_done_by_the_one_whose_session_it_is(ada: RemoteOrchestrator, lab: Lab) -> None:  # noqa: F811
+def test_a_plate_of_omero_is_done_by_the_one_whose_session_it_is(ada: RemoteOrchestrator, lab: Lab) -> None:  # noqa: F811 - a fixture
     run = ada.run_remote_pipeline(lab.made_by_client[0], [Step(max_projection, save=True)], {"fields": "1"})
     assert run.result().status == "done"
     assert ada.get_status(run.id).owner == "ada"
@@ -38,8 +38,8 @@ def test_a_plate_of_omero_is_done_by_the_one_whose_session_it_is(ada: RemoteOrch
 
 def test_who_cannot_log_in_or_is_not_served_is_told(
     ada: RemoteOrchestrator,
-    server: ServerProcess,  # noqa: F811
-    lab: Lab,  # noqa: F811
+    server: ServerProcess,  # noqa: F811 - a fixture
+    lab: Lab,  # noqa: F811 - a fixture
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

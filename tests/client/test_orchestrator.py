@@ -100,7 +100,7 @@ def test_what_does_not_fit_the_plate_is_told(server: ServerProcess, remote: Remo
     assert "'sigm'" in str(caught.value)
     assert run.status == "failed"
     with pytest.raises(CompileError, match="RFP"):
-        run.plan.units  # noqa: B018
+        run.plan.units  # noqa: B018 - asking is what raises
 
 
 def test_a_closure_over_an_array_never_leaves_the_laptop(server: ServerProcess, remote: Remote) -> None:

@@ -103,7 +103,7 @@ def test_the_error_says_every_problem() -> None:
     with pytest.raises(
         CompileError, match=r"(?s)2 problems in <pipeline>.*line \d+: blur: .*sgima.*line \d+: blur:.*zed"
     ):
-        plan_of([Step(blur, {"sgima": 1}), Step(blur, stack="zed")])  # type: ignore[arg-type]
+        plan_of([Step(blur, {"sgima": 1}), Step(blur, stack="zed")])  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_the_line_of_a_step_is_that_of_its_call_also_in_a_helper() -> None:
@@ -142,15 +142,15 @@ def test_what_should_be_a_dict_and_is_not(given: str) -> None:
         (Step({"DAPI": blur}, {"sigma": 1}), "params stand beside a dict"),
         (Step([]), "its chain of functions is empty"),
         (Step({}), "its dict of functions is empty"),
-        (Step("blur"), "'blur' cannot be called"),  # type: ignore[arg-type]
-        (Step((blur, 3)), "is not (function, params)"),  # type: ignore[arg-type]
+        (Step("blur"), "'blur' cannot be called"),  # type: ignore[arg-type]  # wrong on purpose
+        (Step((blur, 3)), "is not (function, params)"),  # type: ignore[arg-type]  # wrong on purpose
         (Step({"*": blur}), "'*' is not a channel"),
         (Step({"DAPI": blur}, channel="DAPI"), "channel= stands beside a dict by channel"),
         (Step({"DAPI": mix}), "a dict by channel cannot take its channels together"),
         (Step([mix, image(stack="field")(lambda stack: stack)]), "want stacks along channel and field"),
         (Step(blur, channel=[]), "channel= names no channel"),
-        (Step(blur, channel=5), "there is no channel 5 at this step"),  # type: ignore[arg-type]
-        (Step(blur, stack="zed"), "there is no stack along 'zed'"),  # type: ignore[arg-type]
+        (Step(blur, channel=5), "there is no channel 5 at this step"),  # type: ignore[arg-type]  # wrong on purpose
+        (Step(blur, stack="zed"), "there is no stack along 'zed'"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
 def test_what_a_step_cannot_take(step: Step, message: str) -> None:
@@ -267,9 +267,9 @@ def test_a_single_time_point_is_not_joined() -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (Step(segment, outputs="nuclei"), "'nuclei' is not an output"),  # type: ignore[arg-type]
-        (Step(segment, outputs=Labels), "is not an output"),  # type: ignore[arg-type]
-        (Step(segment, outputs=Labels(5)), "Labels(name=5) is not an output"),  # type: ignore[arg-type]
+        (Step(segment, outputs="nuclei"), "'nuclei' is not an output"),  # type: ignore[arg-type]  # wrong on purpose
+        (Step(segment, outputs=Labels), "is not an output"),  # type: ignore[arg-type]  # wrong on purpose
+        (Step(segment, outputs=Labels(5)), "Labels(name=5) is not an output"),  # type: ignore[arg-type]  # wrong on purpose
         (Step(segment, outputs=Labels("my nuclei")), "'my nuclei' cannot name an output"),
         (Step(segment, outputs=[Labels("a"), Labels("a")]), "there are two outputs labels 'a'"),
     ],
@@ -311,7 +311,7 @@ def test_an_input_of_a_step_that_is_itself_at_fault_is_not_a_second_problem() ->
 
 
 def test_an_input_that_is_not_named_by_text() -> None:
-    step = Step(count, inputs={"labels": Labels("nuclei")}, outputs=Table("t"))  # type: ignore[dict-item]
+    step = Step(count, inputs={"labels": Labels("nuclei")}, outputs=Table("t"))  # type: ignore[dict-item]  # wrong on purpose
     assert "does not name an output" in problem_of([NUCLEI, step])
 
 

@@ -196,7 +196,7 @@ def test_an_array_in_a_closure_is_named() -> None:
     def weighted(stack: Any) -> Any:
         return stack @ weights
 
-    with open(__file__) as file:  # noqa: PTH123
+    with open(__file__) as file:  # noqa: PTH123 - what a user would write
         steps = [
             Step(weighted),
             Step(gaussian_blur, {"sigma": 1, "options": {"kernel": weights}}, name="blur"),
@@ -206,7 +206,7 @@ def test_an_array_in_a_closure_is_named() -> None:
     assert [(problem.step, problem.message) for problem in found] == [
         (
             "weighted",
-            "step 'weighted': it is a function that 'test_an_array_in_a_closure_is_named' made, "  # noqa: ISC004
+            "step 'weighted': it is a function that 'test_an_array_in_a_closure_is_named' made, "  # noqa: ISC004 - one message
             "whose 'weights' is an array of float64, 2 x 2, which cannot be sent",
         ),
         ("blur", "step 'blur': parameter 'options'['kernel'] is an array of float64, 2 x 2, which cannot be sent"),

@@ -139,7 +139,7 @@ def test_stacks_along_other_components(make_bench: Callable[..., Bench], along: 
     ours, theirs = done(plan).result(), done(plan.on_cpus()).result()
     for well in bench.made.wells:
         where = {"well": well} if along == "field" else {"well": well, "field": 1}
-        a, b = (one.image("crop", **where).astype(np.int64) for one in (ours, theirs))  # type: ignore[arg-type]
+        a, b = (one.image("crop", **where).astype(np.int64) for one in (ours, theirs))  # type: ignore[arg-type]  # fields by name
         assert np.abs(a - b).max() <= 1
 
 

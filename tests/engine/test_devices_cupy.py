@@ -15,7 +15,7 @@ from openhcs_jupyter.topology import Device
 HERE = Device(id="gpu:0", uuid="GPU-0", name="Stand-in", memory_bytes=1 << 30, memory_free_bytes=1 << 30)
 
 
-class Array(np.ndarray):  # type: ignore[type-arg]
+class Array(np.ndarray):  # type: ignore[type-arg]  # any array
     """CuPy's array."""
 
     def set(self, array: Any, stream: Any) -> None:

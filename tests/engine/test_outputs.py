@@ -169,7 +169,7 @@ class TestTimePoints:
         shutil.copytree(made.folder / "TimePoint_1", made.folder / "TimePoint_2")
         for file in (made.folder / "TimePoint_2").rglob("*.tif"):
             with tifffile.TiffFile(file) as tiff:
-                pixels, text = tiff.asarray(), tiff.pages[0].description  # type: ignore[union-attr]
+                pixels, text = tiff.asarray(), tiff.pages[0].description  # type: ignore[union-attr]  # it is there
             tifffile.imwrite(file, pixels + 1000, description=text, metadata=None)
         plate = repository.plate(repository.import_plate(made.folder).id)
         return Bench(repository, made, plate, made.folder.parent)

@@ -140,7 +140,7 @@ class TestTheRun:
         assert (record.name, record.source, record.source_name) == ("told", "the cell", "Cell In[3]")
         assert record.options == {"wells": ["A01"]}
         assert record.plate_name == bench.plate.name
-        images = bench.plate.well("A01").fields[0].images  # type: ignore[union-attr]
+        images = bench.plate.well("A01").fields[0].images  # type: ignore[union-attr]  # it is there
         assert record.inputs[images[0].id] == images[0].version
         assert len(record.inputs) == 2
         assert record.versions["numpy"] == np.__version__

@@ -223,7 +223,7 @@ class TestOneChange:
         import tifffile
 
         tifffile.imwrite(file, rng.integers(0, 4096, bench.made.size).astype(bench.made.dtype), metadata=None)
-        plate = bench.repository.plate(bench.repository.import_plate(bench.made.folder).id)  # type: ignore[attr-defined]
+        plate = bench.repository.plate(bench.repository.import_plate(bench.made.folder).id)  # type: ignore[attr-defined]  # the embedded repository has it
         changed = bench._replace(plate=plate)
         again = changed.done(*steps_of(self.what, log, 3))
         # B02's first field from its images, all others from before the changed step.

@@ -180,4 +180,4 @@ def test_a_kernel_of_one_s_own() -> None:
 @pytest.mark.parametrize("per", ["stack", "plane"])
 def test_contrast_is_evened_out_alike(dtype: str, per: str) -> None:
     stack = stack_of(dtype)
-    same(on_device(functions.equalize_histogram, stack, per), functions.equalize_histogram(stack, per))  # type: ignore[arg-type]
+    same(on_device(functions.equalize_histogram, stack, per), functions.equalize_histogram(stack, per))  # type: ignore[arg-type]  # one of the words

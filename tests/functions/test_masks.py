@@ -124,7 +124,7 @@ def test_pixels_are_binned_as_by_scikit_image(stack: NDArray[Any], factor: int, 
 
 def test_blocks_of_pixels_have_whole_sides() -> None:
     with pytest.raises(UsageError, match=r"factor is 2\.5; it must be a whole number"):
-        bin_pixels(np.zeros((1, 10, 10), np.uint8), 2.5)  # type: ignore[arg-type]
+        bin_pixels(np.zeros((1, 10, 10), np.uint8), 2.5)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_stack_is_seen_from_its_side() -> None:
@@ -132,4 +132,4 @@ def test_a_stack_is_seen_from_its_side() -> None:
     assert np.array_equal(side_projection(stack), stack.max(axis=1)[None])
     assert np.array_equal(side_projection(stack, "x"), stack.max(axis=2)[None])
     with pytest.raises(UsageError, match="along is 'z'"):
-        side_projection(stack, "z")  # type: ignore[arg-type]
+        side_projection(stack, "z")  # type: ignore[arg-type]  # wrong on purpose

@@ -22,7 +22,7 @@ pipeline_steps = [Step(slowly, {{"go": {go!r}}}), Step(max_projection, save=True
 
 
 def test_a_job_is_shown_as_a_run(
-    serve: Callable[..., ServerProcess],  # noqa: F811
+    serve: Callable[..., ServerProcess],  # noqa: F811 - a fixture
     open_notebook: Callable[..., Notebook],
     tmp_path: Path,
 ) -> None:

@@ -137,7 +137,7 @@ class Evaluator:
             return None
         if item.name == "avg":
             return sum(values) / len(values)
-        return {"sum": sum, "min": min, "max": max}[item.name](values)  # type: ignore[operator]
+        return {"sum": sum, "min": min, "max": max}[item.name](values)  # type: ignore[operator]  # one of the table
 
     def _matching(self, query: Query, outer: Row) -> Iterator[Row]:
         """Iterate over the rows of a query; conditions are tried as soon as what they need is known."""
@@ -307,7 +307,7 @@ class Evaluator:
         if call.name == "coalesce":
             return next((value for value in values if value is not None), None)
         if call.name in ("str", "length"):
-            return {"str": str, "length": len}[call.name](values[0])  # type: ignore[operator]
+            return {"str": str, "length": len}[call.name](values[0])  # type: ignore[operator]  # one of the table
         raise HqlError(f"the function {call.name} is not known")
 
     def _operation(self, node: Operation, row: Row) -> Any:

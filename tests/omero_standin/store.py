@@ -177,7 +177,7 @@ class Store:
                 self._children[place][record.id] = None
         if old is not None:
             self._forget(old, kept)
-        record._places = kept  # type: ignore[attr-defined]
+        record._places = kept  # type: ignore[attr-defined]  # the record takes attributes
         self._records[root][record.id] = record
 
     def _drop(self, key: Key) -> None:

@@ -76,7 +76,7 @@ def test_functions_of_packages_count_by_name_and_version(monkeypatch: pytest.Mon
     before = identity(source), fingerprint(scipy.ndimage.gaussian_filter)
     assert before == (identity(source), fingerprint(scipy.ndimage.gaussian_filter))
     assert fingerprint(scipy.ndimage.gaussian_filter) != fingerprint(scipy.ndimage.median_filter)
-    known = _packages.distribution.__wrapped__  # type: ignore[attr-defined]
+    known = _packages.distribution.__wrapped__  # type: ignore[attr-defined]  # the cache has it
     _packages.distribution.cache_clear()
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
     assert known("scipy").version == "0.0.1"

@@ -255,7 +255,7 @@ def test_the_pipeline_s_start_can_only_be_the_first_step_s_source() -> None:
 
 def test_functions_of_other_memory_are_refused() -> None:
     function = of_openhcs(lambda stack: stack)
-    function.input_memory_type = "cupy"  # type: ignore[attr-defined]
+    function.input_memory_type = "cupy"  # type: ignore[attr-defined]  # as OpenHCS marks functions
     assert "computes with cupy; this version runs functions of NumPy" in problem(FunctionStep(function, name="gpu"))
 
 

@@ -179,7 +179,7 @@ def finish_and_die(folder: Path) -> None:
         rename(path, target)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Path.rename = last  # type: ignore[method-assign, assignment]
+    Path.rename = last  # type: ignore[method-assign, assignment]  # replaced on purpose
     made.finish([("A01", 1)], {})
 
 

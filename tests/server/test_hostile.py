@@ -32,7 +32,7 @@ _values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-_KINDS = [kind.__struct_config__.tag for kind in p.AnyRequest.__args__]  # type: ignore[attr-defined]
+_KINDS = [kind.__struct_config__.tag for kind in p.AnyRequest.__args__]  # type: ignore[attr-defined]  # a union has it
 _maps = st.builds(
     lambda kind, number, fields: [msgspec.msgpack.encode({**fields, "is": kind, "id": number})],
     st.sampled_from(_KINDS),
@@ -120,7 +120,7 @@ def test_who_asks_without_end_for_announcements_holds_nobody_up() -> None:
             assert len(asked) < 10_000, "it never looks at anything else"
             return b"\1stranger"
 
-    news, door.news = door.news, Endless()  # type: ignore[assignment]
+    news, door.news = door.news, Endless()  # type: ignore[assignment]  # replaced on purpose
     door.admit(lambda _: False)
     door.news = news
     door.close()

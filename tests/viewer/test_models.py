@@ -202,7 +202,7 @@ def wishes() -> list[Wish]:
 
 def test_planes_are_fetched_in_order_a_few_at_a_time_and_withdrawn(wishes: list[Wish]) -> None:
     source, store = _Held(), PlaneStore(1 << 30)
-    fetcher = Fetcher(source, store, most=4)  # type: ignore[arg-type]
+    fetcher = Fetcher(source, store, most=4)  # type: ignore[arg-type]  # a source of the test's own
     fetcher.wish(wishes, coarse_first=False)
     assert [request.well for request, _ in source.asked] == [0, 1, 2, 3]
     fetcher.wish(wishes[20:], coarse_first=False)
@@ -217,7 +217,7 @@ def test_planes_are_fetched_in_order_a_few_at_a_time_and_withdrawn(wishes: list[
 
 def test_over_a_network_small_planes_come_first(wishes: list[Wish]) -> None:
     source = _Held()
-    fetcher = Fetcher(source, PlaneStore(1 << 30), most=8)  # type: ignore[arg-type]
+    fetcher = Fetcher(source, PlaneStore(1 << 30), most=8)  # type: ignore[arg-type]  # a source of the test's own
     fetcher.wish(wishes[:4], coarse_first=True)
     assert [(request.well, request.coarse) for request, _ in source.asked] == [
         *((well, True) for well in range(4)),

@@ -23,7 +23,7 @@ from tests.engine.conftest import make_bench  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def bench(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> Bench:  # noqa: F811
+def bench(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> Bench:  # noqa: F811 - a fixture
     """Return a bench whose repository is the session's, where nobody looks."""
     monkeypatch.setenv("OPENHCS_BATCH", "1")
     made = make_bench(wells=("A01", "A02", "B03"), fields=2, z=1)
@@ -36,9 +36,9 @@ def bench(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> 
 def counted(bench: Bench) -> Run:
     @measure(stack="channel")
     def brightness(stack: object, context: object) -> object:
-        if context.well == "A02":  # type: ignore[attr-defined]
+        if context.well == "A02":  # type: ignore[attr-defined]  # a context
             raise ValueError("out of focus")
-        return {"value": [1.0 * context.field, 3.0 * context.field]}  # type: ignore[attr-defined]
+        return {"value": [1.0 * context.field, 3.0 * context.field]}  # type: ignore[attr-defined]  # a context
 
     return bench.run(Step(max_projection, save=True), Step(brightness, outputs=Table("cells")))
 
@@ -94,7 +94,7 @@ def test_tune_and_build_in_a_batch_are_their_code(bench: Bench) -> None:
         (lambda: tune(Step(max_projection), well="H12"), "has no well H12"),
         (lambda: build("x = 1"), "assigns no list"),
         (lambda: plate_view("nowhere"), "nowhere"),
-        (lambda: plate_view(3.5), "neither a run nor a plate"),  # type: ignore[arg-type]
+        (lambda: plate_view(3.5), "neither a run nor a plate"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
 def test_what_is_wrong_is_named(bench: Bench, work: Callable[[], object], said: str) -> None:

@@ -80,7 +80,7 @@ class CupyDevice(Device):
             self._down.synchronize()
             return array
 
-    def run(self, kernel: Callable[[], Any], inputs: Sequence[Any], need_bytes: int) -> Any:  # noqa: ARG002
+    def run(self, kernel: Callable[[], Any], inputs: Sequence[Any], need_bytes: int) -> Any:  # noqa: ARG002 - the interface has it
         """Launch a kernel on the stream of the kernels."""
         with self._told():
             self._cupy.cuda.Device(0).use()

@@ -42,7 +42,7 @@ class SimulatedDevice(Device):
             self._check_lost()
             return np.array(held)
 
-    def run(self, kernel: Callable[[], Any], inputs: Sequence[Any], need_bytes: int) -> Any:  # noqa: ARG002
+    def run(self, kernel: Callable[[], Any], inputs: Sequence[Any], need_bytes: int) -> Any:  # noqa: ARG002 - the interface has it
         """Run a kernel at once."""
         with self._lock:
             self._check_lost()

@@ -45,7 +45,7 @@ class Rendered:
             forms[VENDOR_TYPE] = msgspec.to_builtins(self.data, str_keys=True)
         return forms
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002 - the interface has it
         return self.bundle()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Fault(Exception):  # noqa: N818
+class Fault(Exception):  # noqa: N818 - no error to a user: it is caught where it is raised
     """Why a step cannot be adapted."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:

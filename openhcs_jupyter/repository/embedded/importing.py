@@ -324,7 +324,7 @@ def _write(connection: Connection, found: FoundPlate, checked: _Checked, name: s
         values |= {"name": name or found.name, "source": source}
         marks = ", ".join("?" * len(values))
         plate = connection.execute(
-            f"INSERT INTO plate ({', '.join(values)}) VALUES ({marks})",  # noqa: S608 names are the literals above
+            f"INSERT INTO plate ({', '.join(values)}) VALUES ({marks})",  # noqa: S608 - names are the literals above
             tuple(values.values()),
         ).lastrowid
         assert plate is not None
@@ -333,7 +333,7 @@ def _write(connection: Connection, found: FoundPlate, checked: _Checked, name: s
         if name is not None:
             values["name"] = name
         changes = ", ".join(f"{column} = ?" for column in values)
-        connection.execute(f"UPDATE plate SET {changes} WHERE id = ?", (*values.values(), plate))  # noqa: S608
+        connection.execute(f"UPDATE plate SET {changes} WHERE id = ?", (*values.values(), plate))  # noqa: S608 - the names are our own
     _write_contents(connection, plate, found, checked)
     return plate
 
@@ -345,7 +345,7 @@ def _write_contents(connection: Connection, plate: int, found: FoundPlate, check
     images = _ids(connection, "SELECT wellsample, kind, id FROM image WHERE plate = ?", plate)
     connection.execute("DELETE FROM planes WHERE image IN (SELECT id FROM image WHERE plate = ?)", (plate,))
     for table in ("image", "wellsample", "well", "layout", "channel"):
-        connection.execute(f"DELETE FROM {table} WHERE plate = ?", (plate,))  # noqa: S608 names are the literals above
+        connection.execute(f"DELETE FROM {table} WHERE plate = ?", (plate,))  # noqa: S608 - names are the literals above
     connection.executemany(
         "INSERT INTO channel (plate, position, name, emission_nm, excitation_nm, color) VALUES (?, ?, ?, ?, ?, ?)",
         [(plate, c, one.name, one.emission_nm, one.excitation_nm, one.color) for c, one in enumerate(found.channels)],

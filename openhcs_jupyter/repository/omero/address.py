@@ -121,7 +121,7 @@ def parse_well_of(text: str) -> tuple[str, tuple[int, int]] | None:
 def parse_name(text: str) -> tuple[Kind | None, str]:
     """Read a name, such as ``drawn`` or ``Dataset:controls``; the kind is None where it is not told."""
     match = _NAMED.fullmatch(text.strip())
-    return (_KINDS[match["kind"].lower()], match["name"]) if match else (None, text)  # type: ignore[return-value]
+    return (_KINDS[match["kind"].lower()], match["name"]) if match else (None, text)  # type: ignore[return-value]  # the pattern allows these only
 
 
 def _link(text: str) -> tuple[Kind | None, int]:
@@ -139,4 +139,4 @@ def _link(text: str) -> tuple[Kind | None, int]:
 
 def _named(match: re.Match[str]) -> tuple[Kind | None, int] | None:
     kind = {"img": "Image"}.get(match["kind"].lower()) or _KINDS.get(match["kind"].lower())
-    return (kind, int(match["id"])) if kind else None  # type: ignore[return-value]
+    return (kind, int(match["id"])) if kind else None  # type: ignore[return-value]  # the pattern allows these only

@@ -163,7 +163,7 @@ class _Copying(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any buffer
         start = self._at - self._at % _BLOCK
         end = -(-(self._at + len(view)) // _BLOCK) * _BLOCK
         data = os.pread(self._descriptor, end - start, start)

@@ -146,7 +146,7 @@ class SceneLevel:
         return _Part(self, tuple(range(size) for size in self.shape))[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].__array__(dtype, copy)  # type: ignore[no-any-return]
+        return self[:].__array__(dtype, copy)  # type: ignore[no-any-return]  # the library is not typed
 
     def spoil(self, keys: Collection[PlaneKey] | None) -> None:
         """Draw these planes, or all, again when they are next looked at."""

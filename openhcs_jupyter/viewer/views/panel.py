@@ -60,7 +60,7 @@ class RunLook(NamedTuple):
     """Why it failed or stopped; empty where it did not."""
 
 
-class Panel(QWidget):  # type: ignore[misc]
+class Panel(QWidget):  # type: ignore[misc]  # the base is not typed
     """Shows what it is told, and tells what was clicked."""
 
     well_clicked = Signal(str)
@@ -160,7 +160,7 @@ class Panel(QWidget):  # type: ignore[misc]
     @property
     def link_text(self) -> str:
         """What is said of the connection."""
-        return self._link.text()  # type: ignore[no-any-return]
+        return self._link.text()  # type: ignore[no-any-return]  # the library is not typed
 
     def mode_button(self, mode: Mode) -> QPushButton:
         """Return the button that chooses a layout."""

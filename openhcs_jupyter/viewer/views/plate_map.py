@@ -22,7 +22,7 @@ _LABELLED_PX = 11
 _STEPS = {Qt.Key.Key_Left: (0, -1), Qt.Key.Key_Right: (0, 1), Qt.Key.Key_Up: (-1, 0), Qt.Key.Key_Down: (1, 0)}
 
 
-class PlateMap(QWidget):  # type: ignore[misc]
+class PlateMap(QWidget):  # type: ignore[misc]  # the base is not typed
     """Draws the wells of a plate."""
 
     clicked = Signal(str)
@@ -95,7 +95,7 @@ class PlateMap(QWidget):  # type: ignore[misc]
         """Return the least size."""
         return QSize(220, self.heightForWidth(220))
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002 - the interface has it
         """Draw the wells."""
         ratio = self.devicePixelRatioF()
         if self._drawn is None or self._drawn.size() != self.size() * ratio:

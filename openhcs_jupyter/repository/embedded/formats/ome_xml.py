@@ -187,7 +187,7 @@ def _image(element: Element, pixels: Element) -> OmeImage:
 
 def _t_step(planes: list[dict[str, str]]) -> float | None:
     """Return the median time from one time point to the next, as the planes tell since when they count."""
-    zero = datetime(2000, 1, 1)  # noqa: DTZ001 only differences are taken
+    zero = datetime(2000, 1, 1)  # noqa: DTZ001 - only differences are taken
     return t_step(
         (
             (plane.get("TheC"), plane.get("TheZ")),

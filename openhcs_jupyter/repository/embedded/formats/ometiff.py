@@ -204,7 +204,7 @@ def _contradictions(fields: list[_Field], pages: Mapping[str, TiffPages | str]) 
         said = (field.image.size_y, field.image.size_x, field.image.dtype)
         for plane in field.planes:
             found = pages.get(plane.file)
-            page = found.planes[plane.ome.page] if _has_page(found, plane) else None  # type: ignore[union-attr]
+            page = found.planes[plane.ome.page] if _has_page(found, plane) else None  # type: ignore[union-attr]  # it is there
             if page is not None and not isinstance(page, str) and (page.size_y, page.size_x, page.dtype) != said:
                 wrong.append((field.title, plane.file, page, said))
                 break

@@ -132,7 +132,7 @@ class Patterned(Reader):
     def __init__(self, pattern: NamePattern) -> None:
         self._pattern = pattern
 
-    def recognise(self, folder: Path) -> float:  # noqa: ARG002
+    def recognise(self, folder: Path) -> float:  # noqa: ARG002 - the interface has it
         """Return 0: names alone do not tell what their parts mean."""
         return 0.0
 

@@ -85,7 +85,7 @@ def page_stack(path: Path, pages: TiffPages, said: Axis | None, free: Collection
 def _along(axis: Axis, count: int) -> PageStack:
     key = "c" if axis == "channel" else axis
     places = tuple(PagePlace(page, **{key: page}) for page in range(count))
-    return PageStack(places=places, **{f"size_{key}": count})  # type: ignore[arg-type]
+    return PageStack(places=places, **{f"size_{key}": count})  # type: ignore[arg-type]  # a key that the caller has checked
 
 
 def _of_ome(path: Path, pages: TiffPages) -> PageStack:

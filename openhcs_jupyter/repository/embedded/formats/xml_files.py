@@ -32,7 +32,7 @@ def elements(path: Path, *names: str, content: bytes | None = None) -> Iterator[
         with _opened(path, content) as stream:
             _refuse_document_type(path, stream)
             stream.seek(0)
-            for _, element in iterparse(stream):  # noqa: S314 entities are refused above
+            for _, element in iterparse(stream):  # noqa: S314 - entities are refused above
                 tag = element.tag
                 if tag not in wanted:
                     wanted[tag] = local(tag) in names

@@ -21,7 +21,7 @@ _POOL = types.Array(types.float32, 1, "C", readonly=True)
 _STARTS = types.Array(types.int64, 1, "C", readonly=True)
 
 
-@njit(types.float64(types.uint64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.float64(types.uint64), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def _uniform(state: Any) -> Any:
     """Turn a number of a sequence into one between 0 and 1, by the mixing function of SplitMix64."""
     mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -30,7 +30,7 @@ def _uniform(state: Any) -> Any:
     return float(mixed >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(  # type: ignore[untyped-decorator]  # the decorator is not typed
     types.void(_RADII, types.float64, types.float64, types.uint64, _CENTRES), cache=True, nogil=True
 )
 def scatter(radii: Any, height: Any, width: Any, seed: Any, centres: Any) -> None:
@@ -67,7 +67,7 @@ def scatter(radii: Any, height: Any, width: Any, seed: Any, centres: Any) -> Non
         head[row, column] = i
 
 
-@njit(types.void(_PLANE, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(types.void(_PLANE, _CELLS, types.int64, types.int64), cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
     """Draw ellipses with soft outlines onto a plane that starts at (`first_y`, `first_x`) of a mosaic.
 
@@ -104,7 +104,7 @@ def draw(plane: Any, cells: Any, first_y: int, first_x: int) -> None:
                 plane[at_y, at_x] = max(plane[at_y, at_x], light)
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(  # type: ignore[untyped-decorator]  # the decorator is not typed
     types.void(_PLANE, _POINTS, _POINTS, types.float32, types.float64), cache=True, nogil=True
 )
 def stamp(plane: Any, at_y: Any, at_x: Any, light: Any, width: Any) -> None:
@@ -121,7 +121,7 @@ def stamp(plane: Any, at_y: Any, at_x: Any, light: Any, width: Any) -> None:
                     plane[y, x] = max(plane[y, x], np.float32(light * part * part * (3.0 - 2.0 * part)))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # the decorator is not typed
 def outline(labels: Any, cells: Any, first_y: int, first_x: int) -> None:
     """Mark the pixels whose centres lie in an ellipse by its number; where two overlap, by the one deeper there.
 
@@ -146,7 +146,7 @@ def outline(labels: Any, cells: Any, first_y: int, first_x: int) -> None:
                     labels[at_y, at_x] = np.int32(number)
 
 
-@njit(  # type: ignore[untyped-decorator]
+@njit(  # type: ignore[untyped-decorator]  # the decorator is not typed
     types.void(_PLANE, _SHADE, _POOL, _STARTS, types.float32, types.float32, types.float32, types.float32, _PIXELS),
     cache=True,
     nogil=True,

@@ -83,7 +83,7 @@ def true_cells(spec: SyntheticPlate, well: str) -> pd.DataFrame:
 def true_wells(spec: SyntheticPlate) -> pd.DataFrame:
     """List the wells: ``well``, ``row`` and ``column`` from 1, ``dose_um``, ``response`` (the expected mean of GFP),
     ``cells`` (in the mosaic), ``ec50_um``, ``hill``.
-    """  # noqa: D205
+    """  # noqa: D205 - the formula stands first
     import pandas as pd
 
     places = [(row, column) for row in range(spec.rows) for column in range(spec.columns)]

@@ -123,7 +123,7 @@ class Broker:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR):
                     log.warning("a kernel could not be let in: %s", error.strerror)
-                    time.sleep(_PAUSE_S)
+                    time.sleep(_PAUSE_S)  # until somebody has given something back
                     continue
                 return  # stopped
             try:
@@ -131,7 +131,7 @@ class Broker:
             except RuntimeError as error:  # too many of all
                 connection.close()
                 log.warning("a kernel could not be let in: %s", error)
-                time.sleep(_PAUSE_S)
+                time.sleep(_PAUSE_S)  # until somebody has given something back
 
     def stop(self) -> None:
         """End `serve`."""
