@@ -62,6 +62,7 @@ def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
         "ours": ("benchmarks.ours", "peer", folder),
         "ours again": ("benchmarks.ours", "peer", folder, "--warm"),
         "plain pool": ("benchmarks.peer", "plain", folder),
+        "ours unprepared": ("benchmarks.ours", "peer", folder, "--unprepared"),
         "OpenHCS fork": ("benchmarks.peer", "fork", folder),
         "ours standard": ("benchmarks.ours", "standard", folder),
         "OpenHCS spawn": ("benchmarks.peer", "spawn", folder),
@@ -82,6 +83,7 @@ def plate(shape: PlateShape, repeats: int, wait_s: float) -> dict[str, float]:
     best = [min(pair) for pair in zip(seconds("OpenHCS fork"), seconds("OpenHCS spawn"), strict=True)]
     return {
         "vs_plain_pool": median_ratio(seconds("ours", "run_s"), seconds("plain pool")),
+        "vs_plain_pool_unprepared": median_ratio(seconds("ours unprepared", "run_s"), seconds("plain pool")),
         "vs_plain_pool_second_run": median_ratio(seconds("ours again", "run_s"), seconds("plain pool")),
         "vs_openhcs_best": median_ratio(best, seconds("ours")),
         "vs_openhcs_default": median_ratio(seconds("OpenHCS spawn"), seconds("ours")),

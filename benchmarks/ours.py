@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--compile", action="store_true", help="stop after compiling")
     parser.add_argument("--warm", action="store_true", help="do one well before the clock starts")
+    parser.add_argument("--unprepared", action="store_true", help="as a script that does not say what it will import")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     (SCRATCH / "work").mkdir(parents=True, exist_ok=True)
@@ -43,8 +44,11 @@ def _measure(options: argparse.Namespace, place: Path) -> None:
     cv2.setNumThreads(1)
     topology = discover()
     if options.pipeline == "peer":
-        from benchmarks.peer import peer_functions
+        from benchmarks.peer import PEER_IMPORT, peer_functions
+        from openhcs_jupyter.door import RunOptions, prepare
 
+        if not options.unprepared:
+            prepare(PEER_IMPORT, RunOptions())  # a cell, or a file of `openhcs-jupyter run`, is looked at like this
         peer_functions()
     if options.warm:
         repository = EmbeddedRepository(place / "warm")

@@ -52,6 +52,10 @@ class PeerFunctions(NamedTuple):
     composite: Any
 
 
+PEER_IMPORT = "from openhcs.processing.backends.processors import numpy_processor"
+"""What a pipeline of OpenHCS's functions begins with."""
+
+
 def peer_functions() -> PeerFunctions:
     """Import OpenHCS's functions and strip what it wraps them in."""
     from openhcs.processing.backends.processors import numpy_processor as module  # type: ignore[import-not-found,unused-ignore]  # the peer's environment has it

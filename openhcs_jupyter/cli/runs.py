@@ -62,17 +62,14 @@ def add_commands(add: Add) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from openhcs_jupyter.config import load_settings
-    from openhcs_jupyter.door import read_source
-    from openhcs_jupyter.engine import fork_server
+    from openhcs_jupyter.door import prepare, python_of, read_source
     from openhcs_jupyter.magics.batch import run_file, with_first_line
 
     source = read_source(arguments.file)
     options = with_first_line(source, run_options(arguments))
     if options.server is not None:
         return 0 if jobs.run_there(source, options, follow=True) else FAILED
-    if not (options.dry_run or options.scheduler or load_settings().scheduler):
-        fork_server().start()  # it imports while the file is read and compiled
+    prepare(python_of(source), options)
     with connect(arguments) as repository:
         done = run_file(repository, source, options, say, traceback=arguments.traceback)
     return 0 if done else FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openhcs_jupyter.door.options import DEFAULT_NAME, RunOptions
-from openhcs_jupyter.door.start import choose_plate, plan_run, start, viewers_of
+from openhcs_jupyter.door.start import choose_plate, plan_run, prepare, start, viewers_of
 from openhcs_jupyter.door.text import CellError, Script, Source, define_steps, python_of, read_source, script_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "choose_plate",
     "define_steps",
     "plan_run",
+    "prepare",
     "python_of",
     "read_source",
     "script_of",

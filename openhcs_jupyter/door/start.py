@@ -25,6 +25,15 @@ _SHOWN = 5
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
+def prepare(python: str, options: RunOptions) -> None:
+    """Start the process that forks workers; it imports what a text imports, while the text is executed and compiled."""
+    from openhcs_jupyter.engine import fork_server
+    from openhcs_jupyter.engine.needed import imported_by
+
+    if not (options.dry_run or _scheduler(options, load_settings())):
+        fork_server().start(imported_by(python))
+
+
 def choose_plate(repository: Repository, options: RunOptions, chosen: int | None = None) -> Plate:
     """Return the plate that a run takes: the one that is named, else the chosen one, else the only one.
 

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from openhcs_jupyter.engine.needed import LIKELY, NEEDED
 
-FORK, TRY, REAP, DISMISS, IMPORT = b"F", b"T", b"R", b"D", b"I"
+FORK, TRY, REAP, DISMISS, IMPORT, EXPECT = b"F", b"T", b"R", b"D", b"I", b"E"
 ANSWER = struct.Struct("<q")
 MOST_FILES = 4
 """That a worker is handed: its connection, its status, and where it writes its output and its errors."""
@@ -65,10 +65,14 @@ class _Server:
         self._spares = _Spares(control)
         self._workers: set[int] = set()
         self._dismissed: set[int] = set()
+        self._expected: list[str] = []
         self._likely = [module for module in LIKELY if module not in sys.modules]
 
     def run(self) -> None:
         while True:
+            if self._expected and not self._workers and self._is_idle(0):
+                self._import([self._expected.pop(0)])
+                continue
             if not self._workers and (self._likely or not self._spares.are_enough) and self._is_idle():
                 if not self._likely:
                     self._spares.add()
@@ -97,10 +101,10 @@ class _Server:
             self._workers.add(pid := self._spares.try_out(descriptors))
             self._control.sendall(ANSWER.pack(pid))
         elif what == IMPORT:
-            names = self._control.recv(number, socket.MSG_WAITALL)
-            if _import(names.decode().split(",")):
-                self._spares.end()  # they were forked without
+            self._import(self._names(number))
             self._control.sendall(ANSWER.pack(0))
+        elif what == EXPECT:
+            self._expected = self._names(number)
         elif what == DISMISS:
             if number in self._workers:
                 self._workers.discard(number)
@@ -111,6 +115,13 @@ class _Server:
             self._control.sendall(ANSWER.pack(_end(number) if number in self._workers else -signal.SIGKILL))
             self._workers.discard(number)
             self._spares.forget(number)
+
+    def _names(self, size: int) -> list[str]:
+        return self._control.recv(size, socket.MSG_WAITALL).decode().split(",")
+
+    def _import(self, modules: Sequence[str]) -> None:
+        if _import(modules):
+            self._spares.end()  # they were forked without
 
     def _fork(self, descriptors: Sequence[int]) -> None:
         pid = self._spares.use(descriptors)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from openhcs_jupyter.config import ONE_THREAD
 from openhcs_jupyter.engine import forking
-from openhcs_jupyter.engine.forking import ANSWER, DISMISS, FORK, IMPORT, REAP, TRY
+from openhcs_jupyter.engine.forking import ANSWER, DISMISS, EXPECT, FORK, IMPORT, REAP, TRY
 from openhcs_jupyter.errors import RunError
 
 _TRIES = 4
@@ -70,10 +70,19 @@ class ForkServer:
         self._deaths = 0
         """Processes that ended, one after the other, before they had imported."""
 
-    def start(self) -> None:
-        """Start the process if it does not run; it imports in the background."""
+    def start(self, expected: Sequence[str] = ()) -> None:
+        """Start the process if it does not run; it imports in the background what all need.
+
+        Parameters
+        ----------
+        expected
+            Modules that a run will need: they are imported next, as long as there are no workers.
+        """
         with self._lock:
-            self._ensure()
+            control = self._ensure()
+            if expected:
+                with suppress(OSError):  # whoever needs it next starts another one
+                    control.sendall(_named(EXPECT, expected))
 
     def branch(self, *not_its_own: socket.socket) -> None:
         """Fork the process from this one, which has no threads yet: what it has imported need not be imported again.
@@ -135,8 +144,7 @@ class ForkServer:
         """Import modules once, before workers are forked that need them."""
         if not modules:
             return
-        names = ",".join(modules).encode()
-        self._ask(lambda control: control.sendall(IMPORT + ANSWER.pack(len(names)) + names))
+        self._ask(lambda control: control.sendall(_named(IMPORT, modules)))
 
     def reap(self, pid: int) -> int:
         """End a worker, if it has not ended, and return how: an exit status, or the signal's number, negative."""
@@ -227,6 +235,11 @@ class ForkServer:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def _named(what: bytes, modules: Sequence[str]) -> bytes:
+    names = ",".join(modules).encode()
+    return what + ANSWER.pack(len(names)) + names
 
 
 _server = ForkServer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType, ModuleType
@@ -41,8 +42,29 @@ def modules_of(calls: Mapping[int, Chains]) -> tuple[str, ...]:
             elif callable(value):
                 found.add(str(getattr(value, "__module__", "")))
     found |= _imported_later(functions)
-    found = {name for name in found if name and name.partition(".")[0] not in _NOT_FORKED}
-    return tuple(sorted(name for name in found if place_of(name) in ("installed", "own")))
+    return tuple(sorted(name for name in found if name and _is_forked(name)))
+
+
+def imported_by(python: str) -> tuple[str, ...]:
+    """List the installed modules that a text imports, in its order, without executing it.
+
+    What is imported from a package may be a module of it or something else: both names are listed, the package's first.
+    """
+    try:
+        tree = ast.parse(python)
+    except SyntaxError:  # whoever executes it says so
+        return ()
+    found: dict[str, None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= dict.fromkeys(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= dict.fromkeys((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return tuple(name for name in found if _is_forked(name))
+
+
+def _is_forked(module: str) -> bool:
+    return module.partition(".")[0] not in _NOT_FORKED and place_of(module) in ("installed", "own")
 
 
 def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:

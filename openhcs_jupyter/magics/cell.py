@@ -11,6 +11,7 @@ from openhcs_jupyter.door import (
     choose_plate,
     define_steps,
     plan_run,
+    prepare,
     script_of,
     start,
     viewers_of,
@@ -89,6 +90,7 @@ async def run_source(state: State, options: RunOptions, source: Source, python: 
         await run_there(state, options, source, pause)
         return
     name = checked_name(options.name, state.namespace)
+    prepare(python, options)
     steps = define_steps(source, python, state.namespace)
     plate = choose_plate(state.repository, options, state.plate)
     options = with_selected(options, plate)

@@ -15,6 +15,7 @@ import pytest
 
 from openhcs_jupyter import Step
 from openhcs_jupyter.engine import LocalExecutor, fork_server
+from openhcs_jupyter.engine.needed import imported_by
 from tests.engine import functions
 from tests.engine.bench import LONGEST_S, Bench, descendants, ended, lines, lives, until
 
@@ -199,6 +200,36 @@ class TestSpares:
     def test_they_end_when_modules_come_that_they_have_not(self, spares: list[int]) -> None:
         fork_server().load(["wave"])
         until(ended(spares), "the spares to end")
+
+    def test_they_end_also_when_modules_are_expected_that_they_have_not(self, spares: list[int]) -> None:
+        fork_server().start(["mailbox"])
+        until(ended(spares), "the spares to end")
+
+
+def test_a_worker_has_what_was_expected(bench: Bench) -> None:
+    def looked(stack: np.ndarray) -> np.ndarray:
+        assert "pyarrow.dataset" in sys.modules
+        return stack
+
+    fork_server().start(["not_there", "pyarrow.dataset"])
+    server = fork_server()._process
+    assert server is not None
+    until(lambda: "/_dataset." in Path(f"/proc/{server.pid}/maps").read_text(), "the process to import")
+    assert bench.done(Step(looked, name="looked"), run_options={"force": True}).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("python", "modules"),
+    [
+        ("import scipy.ndimage as ndi, skimage", ("scipy.ndimage", "skimage")),
+        ("from skimage import filters", ("skimage", "skimage.filters")),
+        ("def f(image):\n    from cv2 import blur\n    return blur(image, (3, 3))", ("cv2", "cv2.blur")),
+        ("import os, torch, cupy\nfrom . import something\nfrom functions_of_mine import one", ()),
+        ("import skimage, ", ()),
+    ],
+)
+def test_what_a_text_imports_from_installed_packages(python: str, modules: tuple[str, ...]) -> None:
+    assert imported_by(python) == modules
 
 
 def test_threads_of_a_worker_share_one_heap_of_large_pages(bench: Bench) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openhcs_jupyter.magics.views.render import VENDOR_TYPE
+from tests.engine.bench import until
 from tests.jupyter import TIMEOUT_S, Kernel
 
 NUCLEI = """%%openhcs nuclei {options}
@@ -40,6 +42,15 @@ def test_a_cell_runs_and_its_name_holds_the_run(notebook: Kernel) -> None:
         "print(nuclei.status, sorted(set(table['well'])), nuclei.image('max_projection', well='A01', field=1).shape)"
     )
     assert after.text.strip() == "done ['A01', 'A02', 'B01', 'B02'] (1, 2, 1, 192, 192)"
+
+
+def test_what_a_cell_imports_its_workers_import_while_it_is_executed(notebook: Kernel) -> None:
+    process = notebook.run("from openhcs_jupyter.engine import fork_server\nprint(fork_server()._process.pid)").text
+    libraries = Path("/proc", process.strip(), "maps")
+    assert "/_dataset." not in libraries.read_text()
+    cell = NUCLEI.format(options="--wells A01").replace("\n", "\nfrom pyarrow import dataset\n", 1)
+    assert notebook.run(cell).error == ""
+    until(lambda: "/_dataset." in libraries.read_text(), "the process that forks workers to import")
 
 
 def test_the_result_is_there_as_text_html_and_data(notebook: Kernel) -> None:
