@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Literal
 
@@ -86,6 +86,35 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         import numpy as np
 
         return self.size_y * self.size_x * np.dtype(self.dtype).itemsize
+
+
+class PixelGrid(msgspec.Struct, frozen=True):
+    """How the pixels of an image lie over those that were recorded."""
+
+    factor: float = 1.0
+    """Side of its pixels, in recorded pixels."""
+    y: float = 0.0
+    """Upper edge of its first pixel, in recorded pixels."""
+    x: float = 0.0
+    """Left edge of it."""
+
+    def then(self, other: PixelGrid) -> PixelGrid:
+        """Return how pixels lie that lie so over pixels of this grid."""
+        return PixelGrid(
+            float(self.factor * other.factor),
+            float(self.y + self.factor * other.y),
+            float(self.x + self.factor * other.x),
+        )
+
+
+RECORDED = PixelGrid()
+"""Of images whose pixels lie as they were recorded."""
+
+
+def common_grid(grids: Iterable[PixelGrid | None]) -> PixelGrid | None:
+    """Return the grid that all of these are; None where one of them is not known, or they differ."""
+    different = set(grids)
+    return different.pop() if len(different) == 1 else None
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,3 +250,5 @@ class ResultSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Of an image: its channels in order. Of labels and tables: those it was made from."""
     over: str | None = None
     """Of labels and points: the image result that they lie over."""
+    grid: PixelGrid | None = RECORDED
+    """How its pixels lie over the recorded ones; None where that is not known."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from openhcs_jupyter.compiler.problems import Fault
-from openhcs_jupyter.model import Scope
+from openhcs_jupyter.model import RECORDED, PixelGrid, Scope
 from openhcs_jupyter.pipeline.chains import ALL
 
 
@@ -21,11 +21,17 @@ class ImageState(msgspec.Struct, frozen=True):
     """The fields of a well are images of their own."""
     by_time: bool = True
     """So are the time points."""
+    grids: dict[str, PixelGrid | None] = {}
+    """By channel, of those whose pixels are not the recorded ones: how they lie over them; None: not known."""
 
     @property
     def scope(self) -> Scope:
         """Of what there is one image: a field, or a well."""
         return "field" if self.by_field else "well"
+
+    def grid(self, channel: str) -> PixelGrid | None:
+        """Return how a channel's pixels lie over the recorded ones; None where that is not known."""
+        return self.grids.get(channel, RECORDED)
 
     def planes(self, channel: str) -> int | None:
         """Count a channel's planes along z; None where only running tells."""

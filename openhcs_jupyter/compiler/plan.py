@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.model import Channel, Component, Plate, ResultSpec, Scope
+from openhcs_jupyter.model import RECORDED, Channel, Component, PixelGrid, Plate, ResultSpec, Scope, common_grid
 from openhcs_jupyter.pipeline import Pipeline
+from openhcs_jupyter.pipeline.chains import ALL
 from openhcs_jupyter.pipeline.contracts import FunctionKind, MemoryType
 from openhcs_jupyter.pipeline.outputs import OutputKind
 from openhcs_jupyter.topology import Device, Topology
@@ -76,12 +77,21 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """The name of its images among the results; None where they are not kept."""
     scope: Scope
     """The finest unit that can do it."""
+    grids: Mapping[str, tuple[PixelGrid | None, ...]] = {}
+    """By channel, of those whose pixels are not the recorded ones: how they lie over them before each function of the
+    chain, and after the last; None: not known. Of a step that takes tables, under ``*``, those they were made from."""
 
 
 def made_channels(step: PlannedStep) -> tuple[str, ...]:
     """Name the channels of the images that a step makes: those it takes, or the one into which it joins them."""
     taken = tuple(name for name in step.channels_after if name in step.channels)
     return taken or step.channels_after[-1:]
+
+
+def grid_of(step: PlannedStep, channels: Sequence[str], position: int = -1) -> PixelGrid | None:
+    """Return how the pixels of channels lie before a function of a step's chain, or after the last; None: not known."""
+    known = (step.grids.get(name) for name in channels or (ALL,))
+    return common_grid(grids[position] if grids else RECORDED for grids in known)
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from openhcs_jupyter.compiler.grids import Grids, followed, lying
 from openhcs_jupyter.compiler.images import ImageState
 from openhcs_jupyter.compiler.parameters import plain
-from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedStep
+from openhcs_jupyter.compiler.plan import FunctionUse, PlannedInput, PlannedStep, grid_of
 from openhcs_jupyter.compiler.problems import Problems, known
 from openhcs_jupyter.compiler.selection import Chosen
 from openhcs_jupyter.compiler.wiring import Made, Wiring
@@ -123,8 +124,13 @@ class _Resolver:
         inputs = self.wiring.inputs(self.step, self.index, kind, stack, channels, self.before, self.fault)
         scope = self._scope(kind, stack, chains, inputs)
         uses = {key: tuple(self._use(call, kind) for call in chain) for key, chain in chains.items()}
+        grids: Grids = {}
+        if kind == "table":
+            grids = self.wiring.grids(inputs)
+        elif self.sound:
+            grids = followed(self.before, channels, chains, self.fault)
         if kind == "pixels":
-            self.after = self._after(stack, channels, chains)
+            self.after = lying(self.before, self._after(stack, channels, chains), channels, grids)
         planned = PlannedStep(
             index=self.index,
             name=self.step.name,
@@ -138,9 +144,11 @@ class _Resolver:
             outputs=outputs,
             keep_as=self.step.name if self.step.save else None,
             scope=scope,
+            grids=grids,
         )
         made_scope: Scope = "plate" if kind == "reducer" else scope
-        self.wiring.made += [Made(output, self.index, channels, made_scope, stack) for output in outputs]
+        grid = grid_of(planned, channels)
+        self.wiring.made += [Made(output, self.index, channels, made_scope, stack, grid) for output in outputs]
         return planned if self.sound else None
 
     def check_joins(self, needed: Collection[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from openhcs_jupyter.compiler.images import ImageState
-from openhcs_jupyter.compiler.plan import PlannedStep, made_channels
+from openhcs_jupyter.compiler.plan import PlannedStep, grid_of, made_channels
 from openhcs_jupyter.compiler.problems import Problems
 from openhcs_jupyter.compiler.resolve import Resolved
 from openhcs_jupyter.model import ResultSpec, Scope
@@ -50,9 +50,12 @@ def _free_name(name: str, pipeline: Pipeline) -> str:
 def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> Iterator[ResultSpec]:
     """Iterate over the results of the last of these steps."""
     step = steps[-1]
+    grid = grid_of(step, step.channels)
     if step.keep_as is not None:
         scope = after[step.index].scope
-        yield ResultSpec(name=step.keep_as, kind="image", step=step.index, scope=scope, channels=made_channels(step))
+        yield ResultSpec(
+            name=step.keep_as, kind="image", step=step.index, scope=scope, channels=made_channels(step), grid=grid
+        )
     for output in step.outputs:
         channels = step.channels
         if output.kind == "table" and not output.by_channel:
@@ -67,6 +70,7 @@ def _results(steps: Sequence[PlannedStep], after: Mapping[int, ImageState]) -> I
             scope="plate" if step.kind == "reducer" else step.scope,
             channels=channels,
             over=over.keep_as if over else None,
+            grid=grid,
         )
 
 
@@ -76,7 +80,7 @@ def _over(candidates: Sequence[PlannedStep], step: PlannedStep, after: Mapping[i
 
 
 def _lies_over(image: PlannedStep, step: PlannedStep, after: Mapping[int, ImageState]) -> bool:
-    """Tell whether a kept image shows what a step's labels were made from: the same planes of all its channels."""
+    """Tell whether a kept image shows what a step's labels were made from: the same pixels of all its channels."""
     scope: Scope = "plate" if step.kind == "reducer" else step.scope
     shown, made_from = after[image.index], after[step.index]
     if image.keep_as is None or shown.scope != scope or shown.by_time != made_from.by_time:
@@ -85,7 +89,11 @@ def _lies_over(image: PlannedStep, step: PlannedStep, after: Mapping[int, ImageS
         return True
     channels = made_channels(image)
     return all(
-        name in channels and name in made_from.slices and _as_deep(shown, made_from, name) for name in step.channels
+        name in channels
+        and name in made_from.slices
+        and _as_deep(shown, made_from, name)
+        and shown.grid(name) == made_from.grid(name)
+        for name in step.channels
     )
 
 

@@ -241,6 +241,8 @@ class UnitMaker:
             state = step.index if step.kind == "reducer" else None
             made = made_channels(step) if step.kind == "pixels" else ()
             parts.append(repr((step.kind, step.stack, chains, step.channels, made, inputs, outputs, kept, state)))
+            if step.grids and any(use.takes_context for uses in step.chains.values() for use in uses):
+                parts.append(repr(sorted(step.grids.items())))
         python = f"python {sys.version_info[0]}.{sys.version_info[1]}"
         carries = "carries" if draft.carries else ""
         return combine(PLAN_VERSION, python, draft.kind, draft.scope, carries, self._plate.name, *parts)

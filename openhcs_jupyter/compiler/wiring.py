@@ -9,8 +9,9 @@ import msgspec
 from openhcs_jupyter.compiler.images import ImageState
 from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput
 from openhcs_jupyter.compiler.problems import Fault, known
-from openhcs_jupyter.model import Component, Scope
+from openhcs_jupyter.model import RECORDED, Component, PixelGrid, Scope, common_grid
 from openhcs_jupyter.pipeline import Pipeline, Step
+from openhcs_jupyter.pipeline.chains import ALL
 from openhcs_jupyter.pipeline.outputs import Output
 
 
@@ -23,6 +24,8 @@ class Made(msgspec.Struct, frozen=True):
     scope: Scope
     stack: Component
     """Along what the stacks ran from which it was made."""
+    grid: PixelGrid | None
+    """How the pixels from which it was made lie over the recorded ones; None where that is not known."""
 
 
 class Wiring:
@@ -95,6 +98,13 @@ class Wiring:
                 )
             )
         return tuple(planned)
+
+    def grids(self, inputs: Sequence[PlannedInput]) -> dict[str, tuple[PixelGrid | None, ...]]:
+        """Return how the pixels lie from which a table function's tables were made."""
+        taken = {(entry.kind, entry.name) for entry in inputs}
+        makers = [made for made in self.made if (made.output.kind, made.output.name) in taken]
+        grid = common_grid(made.grid for made in makers) if makers else RECORDED
+        return {} if grid == RECORDED else {ALL: (grid, grid)}
 
     def _meant(self, index: int, kind: str, keyword: str, name: object, fault: Fault) -> Made | None:
         """Find what an input means: tables for a table function, pixels before tables for the others."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput, PlannedStep, made_channels
+from openhcs_jupyter.compiler.plan import PlannedInput, PlannedOutput, PlannedStep, grid_of, made_channels
 from openhcs_jupyter.engine.calls import (
     StepError,
     call_function,
@@ -218,7 +218,7 @@ class Computation:
         for position, (call, use) in enumerate(zip(calls, uses, strict=True)):
             extra = {name: self._input(step, name, site) for name in use.takes}
             if use.takes_context:
-                extra["context"] = self._context(step, site)
+                extra["context"] = self._context(step, site, position)
             if use.memory == "cupy":
                 begin = time.perf_counter()
                 result = self.inputs.kernels.call(step, call, use, stack, extra)
@@ -341,7 +341,8 @@ class Computation:
             return frame[frame["field"] == field].reset_index(drop=True)
         return frame
 
-    def _context(self, step: PlannedStep, site: Site) -> Context:
+    def _context(self, step: PlannedStep, site: Site, position: int = 0) -> Context:
+        """Return what a function is told, by its position in the step's chain."""
         unit = self.inputs.work.unit
         sources = self.inputs.work.sources
         layout = self.inputs.layout if sources else None
@@ -352,6 +353,8 @@ class Computation:
             slices = every if site.z is None else (every[site.z],)
         positions = {source.field: source.position_um for source in sources}
         wanted = [site.field] if site.field else list(positions)
+        grid = grid_of(step, step.channels if site.channel is None else (site.channel,), position)
+        pixel_size = layout.pixel_size_um if layout else None
         return Context(
             plate=self.program.plate_name,
             well=unit.well or "",
@@ -360,7 +363,7 @@ class Computation:
             channels=step.channels if site.channel is None else (site.channel,),
             t=site.t,
             z=slices,
-            pixel_size_um=layout.pixel_size_um if layout else None,
+            pixel_size_um=pixel_size * grid.factor if pixel_size and grid else None,
             z_step_um=layout.z_step_um if layout else None,
             positions_um=tuple(positions.get(field) for field in wanted),
             fields=tuple(wanted),

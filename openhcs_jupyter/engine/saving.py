@@ -34,5 +34,6 @@ def save_pixels(program: Program, work: Work, repository: Repository) -> None:
             z_step_um=layout.z_step_um if layout else None,
             t_step_s=layout.t_step_s if layout else None,
             position_um=work.sources[0].position_um if unit.field else None,
+            size=(layout.size_y, layout.size_x) if layout else None,
         )
     )

@@ -8,17 +8,25 @@ import numpy as np
 
 from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.functions._checks import Stack, check_range, check_stack, to_type
+from openhcs_jupyter.model import PixelGrid
 from openhcs_jupyter.pipeline.contracts import EVERY, image
 
 _COUNTED = 256
 """Side of the blocks whose sum of 16-bit pixels is below 2**32."""
 
 
-@image(depth="same", dtype="same", need=1.0, memory=EVERY, by_plane=True)
+@image(
+    depth="same",
+    dtype="same",
+    need=1.0,
+    memory=EVERY,
+    by_plane=True,
+    grid=lambda params: PixelGrid(y=params["y"], x=params["x"]),
+)
 def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
     """Cut the same box out of each plane.
 
-    The stage position that the plate knows stays that of the whole plane.
+    What is saved of it, and what a viewer shows, has the stage position of the box.
 
     Parameters
     ----------
@@ -53,11 +61,11 @@ def crop(stack: Stack, y: int, x: int, height: int, width: int) -> Stack:
     return stack[:, int(y) : int(y + height), int(x) : int(x + width)].copy()
 
 
-@image(depth="same", dtype="same", need=4.0, by_plane=True)
+@image(depth="same", dtype="same", need=4.0, by_plane=True, grid=lambda params: PixelGrid(factor=params["factor"]))
 def bin_pixels(stack: Stack, factor: int = 2, method: Literal["mean", "sum", "max", "min"] = "mean") -> Stack:
     """Make one pixel of each square block of pixels, as binning on a camera does.
 
-    The pixel size that the plate knows stays that of its images: areas in micrometres after this step are not right.
+    The pixel size in micrometres grows with it, in what later steps measure and in what is saved.
 
     Parameters
     ----------

@@ -97,9 +97,11 @@ def sum_projection(stack: Stack) -> Stack:
     return total
 
 
-@image(depth="one", dtype="same", need=1.0, memory=EVERY)
+@image(depth="one", dtype="same", need=1.0, memory=EVERY, grid=lambda _: None)
 def side_projection(stack: Stack, along: Literal["y", "x"] = "y") -> Stack:
     """Look at a stack from its side: the brightest value along y or x.
+
+    Its rows lie a step of z apart, so that its pixels are no squares and what is saved of it has no pixel size.
 
     Parameters
     ----------

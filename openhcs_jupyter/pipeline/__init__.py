@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from openhcs_jupyter.model import PixelGrid
 from openhcs_jupyter.pipeline.contracts import Context, Contract, Reducer, image, kernel_for, measure, table
 from openhcs_jupyter.pipeline.openhcs import AdaptedSteps, FunctionStep, adapt, function_step, is_function_step
 from openhcs_jupyter.pipeline.outputs import ImageOutput, Labels, Points, Table
@@ -15,6 +16,7 @@ __all__ = [
     "ImageOutput",
     "Labels",
     "Pipeline",
+    "PixelGrid",
     "Points",
     "Reducer",
     "Step",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.model import Component
+from openhcs_jupyter.model import Component, PixelGrid
 
 FunctionKind = Literal["image", "measure", "table", "reducer"]
 MemoryType = Literal["numpy", "cupy"]
@@ -42,6 +42,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of array that it takes itself; `kernel_for` gives it others."""
     by_plane: bool = False
     """Each plane of its result depends on that plane alone, so that a stack may be done in parts."""
+    grid: Callable[[Mapping[str, Any]], PixelGrid | None] | None = None
+    """Of an image function that changes size or place of the pixels: tells from its parameters, defaults included, how
+    they lie over those that it takes; None where no grid of squares says it."""
 
 
 UNKNOWN = Contract()
@@ -65,10 +68,21 @@ def image(
     need: float = 4.0,
     memory: tuple[MemoryType, ...] = NUMPY,
     by_plane: bool = False,
+    grid: Callable[[Mapping[str, Any]], PixelGrid | None] | None = None,
 ) -> Callable[[F], F]:
-    """Declare an image function: ``(N, Y, X)`` -> ``(M, Y, X)``, then its outputs. Parameters as in `Contract`."""
+    """Declare an image function: ``(N, Y, X)`` -> ``(M, Y, X)``, then its outputs. Parameters as in `Contract`.
+
+    Examples
+    --------
+    >>> @image(grid=lambda params: PixelGrid(factor=2))
+    ... def every_other(stack):
+    ...     "Leave out every other row and column."
+    ...     return stack[:, ::2, ::2]
+    """
     return _mark(
-        Contract(kind="image", stack=stack, depth=depth, dtype=dtype, need=need, memory=memory, by_plane=by_plane)
+        Contract(
+            kind="image", stack=stack, depth=depth, dtype=dtype, need=need, memory=memory, by_plane=by_plane, grid=grid
+        )
     )
 
 
@@ -194,9 +208,10 @@ class Context(NamedTuple):
     z: tuple[int, ...]
     """Slices of the stack's planes, from 0."""
     pixel_size_um: float | None
+    """Of the pixels that the function is given: earlier steps may have made others of the recorded ones."""
     z_step_um: float | None
     positions_um: tuple[tuple[float, float] | None, ...]
-    """Stage position ``(y, x)`` of the field, or of each field of the stack."""
+    """Stage position ``(y, x)`` of the centre of the recorded field, or of each field of the stack."""
     fields: tuple[int, ...] = ()
     """Numbers of the fields that `positions_um` are of."""
     t_step_s: float | None = None

@@ -95,9 +95,13 @@ class FieldResults(msgspec.Struct, frozen=True, kw_only=True):
     arrays: Mapping[str, NDArray[np.generic]]
     """By the name of the result: images ``(T, C, Z, Y, X)``; labels ``(T, 1, Z, Y, X)``, integers, 0 is background."""
     pixel_size_um: float | None
+    """Of the recorded planes; `ResultSpec.grid` says how those of a result lie over them."""
     z_step_um: float | None
     position_um: tuple[float, float] | None = None
+    """Stage position ``(y, x)`` of the centre of the recorded planes."""
     t_step_s: float | None = None
+    size: tuple[int, int] | None = None
+    """Height and width of the recorded planes."""
 
 
 class ResultWriter(ABC):

@@ -62,6 +62,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     over: int | None = None
     """Index of the image layer over which labels or points lie; of the labels layer whose objects a table describes."""
     pixel_size_um: float | None = None
+    corner_um: tuple[float, float] = (0.0, 0.0)
+    """Where its upper left corner ``(y, x)`` lies in the recorded planes."""
     z_step_um: float | None = None
     dtype: str | None = None
     """NumPy's name of the pixel type; None while it is not known, and for points and tables."""

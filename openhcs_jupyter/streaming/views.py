@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openhcs_jupyter.compiler.plan import ExecutionPlan
-from openhcs_jupyter.model import Layout, Plate, ResultSpec, RunRecord
+from openhcs_jupyter.model import RECORDED, Layout, Plate, ResultSpec, RunRecord
 from openhcs_jupyter.streaming.layers import FieldPlace, Layer, RunView, WellPlace
 
 
@@ -45,8 +45,10 @@ def view_of(plan: ExecutionPlan, record: RunRecord, plate: Plate, folder: Path) 
 
 def _layers(plan: ExecutionPlan, plate: Plate, layout: Layout | None) -> tuple[Layer, ...]:
     layers: list[Layer] = []
+    recorded = layout.pixel_size_um if layout else None
     names = Counter(spec.name for spec in plan.results)
     for spec in plan.results:
+        grid = spec.grid or RECORDED
         # Tables may be named like images; in the window every layer has a name of its own.
         shown = f"{spec.name} ({spec.kind})" if names[spec.name] > 1 and spec.kind in ("table", "points") else spec.name
         for channel in split_channels(plan, spec):
@@ -63,7 +65,8 @@ def _layers(plan: ExecutionPlan, plate: Plate, layout: Layout | None) -> tuple[L
                     color=known.color if known and spec.kind == "image" else None,
                     emission_nm=known.emission_nm if known else None,
                     over=_over(plan, layers, spec, channel),
-                    pixel_size_um=layout.pixel_size_um if layout else None,
+                    pixel_size_um=recorded * grid.factor if recorded else None,
+                    corner_um=(grid.y * (recorded or 1.0), grid.x * (recorded or 1.0)),
                     z_step_um=layout.z_step_um if layout else None,
                 )
             )

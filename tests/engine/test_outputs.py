@@ -12,6 +12,7 @@ import pytest
 import tifffile
 
 from openhcs_jupyter import ImageOutput, Labels, Points, Step, Table, image, measure, table
+from openhcs_jupyter.functions import bin_pixels
 from openhcs_jupyter.pipeline.contracts import Context
 from openhcs_jupyter.repository.embedded import EmbeddedRepository
 from tests.engine.bench import Bench
@@ -142,6 +143,36 @@ class TestContext:
         fields = {(well.name, field.number): field.position_um for well, field in bench.plate.fields()}
         for row in found.itertuples():
             assert (row.y, row.x) == fields[row.well, row.field]
+
+    def test_the_size_of_pixels_that_earlier_functions_have_made(self, bench: Bench) -> None:
+        @measure()
+        def told(stack: Any, context: Context) -> dict[str, Any]:
+            return {"channel": context.channel, "pixel": context.pixel_size_um}
+
+        @measure(stack="channel")
+        def together(stack: Any, context: Context) -> dict[str, Any]:
+            return {"pixel": context.pixel_size_um}
+
+        @table(over="well")
+        def later(told: Any, context: Context) -> Any:
+            return told.groupby("well", as_index=False)["pixel"].max().assign(own=context.pixel_size_um)
+
+        done = bench.done(
+            Step(
+                {"DAPI": [bin_pixels, told], "GFP": [(bin_pixels, {"factor": 4}), told]},
+                name="chains",
+                outputs=Table("first"),
+            ),
+            Step(told, channel="GFP", outputs=Table("second")),
+            Step(bin_pixels, channel="DAPI"),
+            Step(together, outputs=Table("third")),
+            Step(later, inputs={"told": "second"}, outputs=Table("fourth")),
+        )
+        first = done.table("first")
+        assert set(zip(first["channel"], first["pixel"], strict=True)) == {("DAPI", 1.3), ("GFP", 2.6)}
+        assert set(done.table("second")["pixel"]) == {2.6}
+        assert set(done.table("third")["pixel"]) == {2.6}
+        assert set(done.table("fourth")["own"]) == {2.6}
 
     def test_stacks_along_channels_and_fields(self, bench: Bench) -> None:
         @measure(stack="channel")

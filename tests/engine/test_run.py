@@ -16,14 +16,22 @@ from openhcs_jupyter.compiler import Selection
 from openhcs_jupyter.engine import list_runs, load_run, run
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import RunFinished, RunStarted, UnitDone
+from openhcs_jupyter.functions import bin_pixels, crop
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.pipeline import Step as PlainStep
 from openhcs_jupyter.pipeline.contracts import Context
-from openhcs_jupyter.repository.embedded.saved import open_results
+from openhcs_jupyter.repository.embedded.saved import Results, open_results
+from openhcs_jupyter.streaming.views import view_of
 from tests.engine.bench import LONGEST_S, Bench, fresh, journal, until
 from tests.engine.functions import total
 
 same = np.testing.assert_array_equal
+
+
+def _transformations(results: Results, name: str) -> list[list[float]]:
+    """Return scale and translation of the finest level of a field's result."""
+    told = zarr.open_group(results.group(name, "A01", 2), mode="r").attrs["multiscales"][0]
+    return [one[one["type"]] for one in told["datasets"][0]["coordinateTransformations"]]
 
 
 class TestTheRun:
@@ -214,6 +222,28 @@ class TestTheRun:
         same(started.image("brightest")[0, 0, 0], everything.max((0, 1)))
         scale = zarr.open_group(results.group("brightest"), mode="r").attrs["multiscales"][0]["datasets"][0]
         assert scale["coordinateTransformations"][0]["scale"][-2:] == [0.65, 0.65]
+
+    def test_a_part_of_larger_pixels_is_saved_and_shown_where_it_was_recorded(self, bench: Bench) -> None:
+        box = {"y": 4, "x": 2, "height": 15, "width": 30}
+        started = bench.done(
+            Step(lambda stack: stack, name="whole", save=True),
+            Step([(crop, box), bin_pixels], name="part", save=True),
+            Step(lambda stack: (stack, stack > 4000), name="last", channel="GFP", outputs=Labels("bright")),
+            save=True,
+        )
+        results = open_results(Path(started.results_at or ""))
+        (_, _, _, *steps), (_, _, _, *whole) = _transformations(results, "whole")
+        assert steps == [0.65, 0.65]
+        for name in ("part", "bright"):
+            (_, _, _, *steps), (_, _, _, *corner) = _transformations(results, name)
+            assert steps == [1.3, 1.3]
+            # The centre of its first pixel lies between four recorded ones.
+            np.testing.assert_allclose(np.subtract(corner, whole) / 0.65, [4.5, 2.5])
+        layers = view_of(started.plan, started.record, bench.plate, started.folder).layers
+        assert {(layer.result, layer.pixel_size_um, layer.corner_um) for layer in layers} == {
+            ("whole", 0.65, (0.0, 0.0)), ("part", 1.3, (2.6, 1.3)), ("bright", 1.3, (2.6, 1.3)),
+            ("last", 1.3, (2.6, 1.3)),
+        }  # fmt: skip
 
     def test_a_run_that_saves_nothing_has_no_place(self, bench: Bench) -> None:
         assert bench.done(Step(total, outputs=Table("totals"))).results_at is None

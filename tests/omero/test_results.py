@@ -19,12 +19,14 @@ from omero.gateway import BlitzGateway
 from openhcs_jupyter import Labels, Step, Table
 from openhcs_jupyter.compiler import compile
 from openhcs_jupyter.engine import run
-from openhcs_jupyter.functions import max_projection, measure_objects
+from openhcs_jupyter.functions import bin_pixels, crop, max_projection, measure_objects
+from openhcs_jupyter.model import PixelGrid
 from openhcs_jupyter.pipeline import Pipeline
 from openhcs_jupyter.repository.omero import OmeroRepository
 from openhcs_jupyter.repository.omero.images import limits_of
 from openhcs_jupyter.repository.omero.masks import masks_of
 from openhcs_jupyter.repository.omero.outlines import outlines_of
+from openhcs_jupyter.repository.omero.pieces import on_recorded
 from openhcs_jupyter.repository.omero.results import OmeroWriter
 from openhcs_jupyter.topology import discover
 from tests.omero.lab import Lab
@@ -38,6 +40,13 @@ def blobs(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels[:, 2:6, 3:9] = 1
     labels[:, 10:15, 20:22] = 2
     labels[:, 14, 22] = 2
+    return stack, labels
+
+
+def bright(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stack and one object of three pixels."""
+    labels = np.zeros(stack.shape, np.int32)
+    labels[:, 2:5, 3] = 1
     return stack, labels
 
 
@@ -113,6 +122,30 @@ def test_labels_are_masks_on_exactly_their_source_field(lab: Lab, gateway: Blitz
             for shape, other in zip(shapes, expected, strict=True):
                 assert bytes(shape.getBytes()) == bytes(other.getBytes())
                 assert (shape.x.val, shape.y.val) == (other.x.val, other.y.val)
+
+
+def test_labels_of_a_part_of_larger_pixels_lie_on_their_source_field(
+    lab: Lab, ada: OmeroRepository, gateway: BlitzGateway
+) -> None:
+    steps = [
+        Step([(crop, {"y": 4, "x": 2, "height": 20, "width": 30}), bin_pixels, max_projection], save=True, name="mip"),
+        Step(bright, channel="DAPI", outputs=Labels("nuclei")),
+    ]
+    number = lab.made_by_client[0]
+    done = run(compile(Pipeline(steps, "part"), ada.plate(number), discover(), save=True, workers=2)).result()
+    well = next(one for one in derived(gateway, done).listChildren() if (one.row, one.column) == (0, 0))
+    image = next(well.listChildren()).getImage()
+    assert image.getPixelSizeX() == pytest.approx(1.3)
+    assert (image.getSizeY(), image.getSizeX()) == (10, 15)
+    source = ada.plate(number).wells[0].fields[0].images[0]
+    rois = [roi for roi in gateway.getRoiService().findByImage(source.id, None).rois if done.id in roi.name.val]
+    (mask,) = [roi.copyShapes()[0] for roi in rois]
+    assert [part.val for part in (mask.y, mask.x, mask.height, mask.width)] == [8, 8, 6, 2]
+
+
+@pytest.mark.parametrize("grid", [None, PixelGrid(0.5), PixelGrid(1, 0.25), PixelGrid(y=-1)])
+def test_labels_that_lie_on_no_whole_pixels_are_not_moved(grid: PixelGrid | None) -> None:
+    assert on_recorded(np.ones((1, 1, 1, 2, 2), np.int64), grid) is None
 
 
 def test_labels_can_be_polygons(

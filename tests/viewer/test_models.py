@@ -17,7 +17,7 @@ from openhcs_jupyter.viewer.models.axes import Axes
 from openhcs_jupyter.viewer.models.colours import channel_colours
 from openhcs_jupyter.viewer.models.contrast import Contrast
 from openhcs_jupyter.viewer.models.fetching import Fetcher, Wish
-from openhcs_jupyter.viewer.models.layout import Layout
+from openhcs_jupyter.viewer.models.layout import Layout, Mode
 from openhcs_jupyter.viewer.models.planes import Held, PlaneKey, PlaneStore, fitted, reduced
 from openhcs_jupyter.viewer.models.scene import Scene
 from tests.engine.bench import until
@@ -91,6 +91,19 @@ def test_fields_lie_where_the_stage_was() -> None:
     np.testing.assert_array_equal(whole[:40, :50], planes[PlaneKey("run", 0, 0, 0, 0, 1)][:, :50])
     np.testing.assert_array_equal(whole[40:, :60], planes[PlaneKey("run", 0, 0, 1, 0, 1)])
     np.testing.assert_array_equal(whole[:40, 50:], planes[PlaneKey("run", 0, 0, 2, 0, 1)])
+
+
+@pytest.mark.parametrize("mode", ["field", "well"])
+def test_a_part_of_a_field_lies_where_it_was_cut_out(mode: Mode) -> None:
+    cut = msgspec.structs.replace(LAYER, index=1, corner_um=(4.0, 10.0), pixel_size_um=1.0, size_y=10, size_x=12)
+    view = msgspec.structs.replace(_view({"A01": [(1000.0, 1000.0), (1020.0, 1000.0)]}), layers=(LAYER, cut))
+    layout = Layout(mode, [view])
+    tiles = layout.tiles(view, cut, 0, 1)
+    assert [(tile.y, tile.x) for tile in tiles] == {"field": [(4, 10)], "well": [(4, 10), (24, 10)]}[mode]
+    assert layout.shape(cut) == {"field": (14, 22), "well": (40, 30)}[mode]
+    assert layout.shape(LAYER) == {"field": (40, 60), "well": (80, 60)}[mode]
+    alone = msgspec.structs.replace(view, layers=(cut,))
+    assert Layout(mode, [alone]).shape(cut) >= (14, 22)
 
 
 def test_fields_without_positions_lie_in_a_grid_and_do_not_touch() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from openhcs_jupyter.model import Channel, ResultSpec, parse_well
+from openhcs_jupyter.model import RECORDED, Channel, ResultSpec, parse_well
+from openhcs_jupyter.repository.base import FieldResults
 from openhcs_jupyter.repository.embedded.layout import row_name, well_path
 
 GROUP = b'{"zarr_format":2}'
@@ -24,6 +25,23 @@ class Scale(NamedTuple):
     """Stage position ``(y, x)`` of the image's centre."""
     t_s: float | None = None
     """Seconds from one time point to the next."""
+
+    @classmethod
+    def of(cls, field: FieldResults, spec: ResultSpec) -> Scale:
+        """Return where the pixels of one result of a field lie."""
+        grid, centre, pixel = spec.grid, field.position_um, field.pixel_size_um
+        if grid is None:
+            return cls(None, field.z_step_um, None, field.t_step_s)
+        if grid != RECORDED and centre is not None:
+            if pixel is None or field.size is None:
+                centre = None
+            else:
+                height, width = field.arrays[spec.name].shape[-2:]
+                centre = (
+                    centre[0] + (grid.y + (height * grid.factor - field.size[0]) / 2) * pixel,
+                    centre[1] + (grid.x + (width * grid.factor - field.size[1]) / 2) * pixel,
+                )
+        return cls(pixel * grid.factor if pixel else None, field.z_step_um, centre, field.t_step_s)
 
 
 class Window(NamedTuple):

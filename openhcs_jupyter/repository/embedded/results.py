@@ -99,14 +99,15 @@ class OmeZarrWriter(ResultWriter):
             Nothing of the place is kept then.
         """
         place = _place(field.well, field.field)
-        groups = _groups(self._gathering.task.results, field.arrays, place)
+        specs = {spec.name: spec for spec in self._gathering.task.results if spec.kind in ("image", "labels")}
+        groups = _groups(specs, field.arrays, place)
         path = path_of(place)
         with self._gathering.mending(), self._gathering.writing(place, list(groups)):
             for name, group in groups.items():
                 if not group.within:
-                    self._write_image(self._gathering.folder / group.plate / path, name, field)
+                    self._write_image(self._gathering.folder / group.plate / path, specs[name], field)
             for image in {group.plate for group in groups.values() if group.within}:
-                over = [name for name, group in groups.items() if group.within and group.plate == image]
+                over = [specs[name] for name, group in groups.items() if group.within and group.plate == image]
                 _write_labels(self._gathering.folder / image / path, over, field)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
@@ -218,12 +219,11 @@ class OmeZarrWriter(ResultWriter):
         with self._gathering.mending():
             self._gathering.abort()
 
-    def _write_image(self, folder: Path, name: str, field: FieldResults) -> None:
+    def _write_image(self, folder: Path, spec: ResultSpec, field: FieldResults) -> None:
         task = self._gathering.task
-        spec = next(spec for spec in task.results if spec.name == name)
-        array = field.arrays[name]
+        array = field.arrays[spec.name]
         title = self._record.plate_name if field.well is None else title_of((field.well, field.field))
-        attributes: dict[str, Any] = {"multiscales": multiscales(title, array.shape, _scale(field))}
+        attributes: dict[str, Any] = {"multiscales": multiscales(title, array.shape, Scale.of(field, spec))}
         windows = write_multiscale(folder, array, spec.kind == "labels")
         if spec.kind == "labels":
             attributes["image-label"] = image_label()
@@ -263,29 +263,28 @@ class OmeZarrWriter(ResultWriter):
                 )
 
 
-def _write_labels(image: Path, names: list[str], field: FieldResults) -> None:
+def _write_labels(image: Path, specs: Sequence[ResultSpec], field: FieldResults) -> None:
     folder = image / "labels"
     folder.mkdir()
     write_bytes(folder / ".zgroup", GROUP)
-    for name in names:
-        group = folder / file_name(name)
-        array = field.arrays[name]
+    for spec in specs:
+        group = folder / file_name(spec.name)
+        array = field.arrays[spec.name]
         write_multiscale(group, array, labels=True)
         attributes = {
-            "multiscales": multiscales(name, array.shape, _scale(field)),
+            "multiscales": multiscales(spec.name, array.shape, Scale.of(field, spec)),
             "image-label": image_label("../../"),
         }
         write_json(group / ".zattrs", attributes)
-    write_json(folder / ".zattrs", {"labels": [file_name(name) for name in names]})
+    write_json(folder / ".zattrs", {"labels": [file_name(spec.name) for spec in specs]})
 
 
 def _place(well: str | None, field: int | None) -> Place:
     return (None, None) if well is None else (well_name(*parse_well(well)), field)
 
 
-def _groups(specs: Sequence[ResultSpec], arrays: Mapping[str, NDArray[np.generic]], at: Place) -> dict[str, Group]:
+def _groups(known: Mapping[str, ResultSpec], arrays: Mapping[str, NDArray[np.generic]], at: Place) -> dict[str, Group]:
     """Say where each array of a place goes; refuse what cannot go anywhere."""
-    known = {spec.name: spec for spec in specs if spec.kind in ("image", "labels")}
     place = title_of(at)
     groups = {}
     for name, array in arrays.items():
@@ -332,10 +331,6 @@ def _pixel_results(task: Task, written: Mapping[Place, Sequence[str]], places: S
                 )
             )
     return results
-
-
-def _scale(field: FieldResults) -> Scale:
-    return Scale(field.pixel_size_um, field.z_step_um, field.position_um, field.t_step_s)
 
 
 def _order(place: Place) -> tuple[int, int, int]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from openhcs_jupyter.model import RECORDED, PixelGrid
+
 
 class Piece(NamedTuple):
     """One object in one plane."""
@@ -39,6 +41,25 @@ def pieces_of(labels: NDArray[np.integer[Any]]) -> Iterator[Piece]:
                 rows, columns = box
                 label = number if own is None else int(own[number - 1])
                 yield Piece(label, t, z, int(rows.start), int(columns.start), plane[box] == number)
+
+
+def on_recorded(labels: NDArray[np.int64], grid: PixelGrid | None) -> NDArray[np.int64] | None:
+    """Return labels as they lie on the recorded planes; None where the grid does not say it in whole pixels.
+
+    Parameters
+    ----------
+    labels
+        ``(T, 1, Z, Y, X)``.
+    grid
+        How their pixels lie over the recorded ones.
+    """
+    if grid is None or min(grid.y, grid.x) < 0 or any(part % 1 for part in (grid.factor, grid.y, grid.x)):
+        return None
+    if grid == RECORDED:
+        return labels
+    side = int(grid.factor)
+    before = ((0, 0), (0, 0), (0, 0), (int(grid.y), 0), (int(grid.x), 0))
+    return np.pad(labels.repeat(side, axis=-2).repeat(side, axis=-1), before)
 
 
 def _dense(plane: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]] | None]:

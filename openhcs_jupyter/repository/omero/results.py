@@ -28,6 +28,7 @@ from openhcs_jupyter.repository.omero.images import write_image
 from openhcs_jupyter.repository.omero.markers import delete_all, documents_path, marked, marker_of, table_file
 from openhcs_jupyter.repository.omero.masks import masks_of
 from openhcs_jupyter.repository.omero.outlines import outlines_of
+from openhcs_jupyter.repository.omero.pieces import on_recorded
 from openhcs_jupyter.repository.omero.places import Place
 from openhcs_jupyter.repository.omero.queries import ask
 from openhcs_jupyter.repository.omero.rois import write_rois
@@ -37,6 +38,7 @@ from openhcs_jupyter.repository.omero.zarr_results import ZarrFolder, leave_only
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -173,17 +175,12 @@ class OmeroWriter(ResultWriter):
                 if specs[name].kind == "image"
             }
             images = {name: image for name, (image, _) in made.items()}
-            rois = {
-                name: write_rois(
-                    session,
-                    self._under(specs[name], field, images),
-                    f"{self.marker} {name}",
-                    (outlines_of if self._task.polygons else masks_of)(np.asarray(labels, np.int64)),
-                    self._task.context,
-                )
-                for name, labels in field.arrays.items()
-                if specs[name].kind == "labels"
-            }
+            pieces = outlines_of if self._task.polygons else masks_of
+            rois = {}
+            for name, labels in field.arrays.items():
+                if specs[name].kind == "labels":
+                    image, lying = self._under(specs[name], field, images, np.asarray(labels, np.int64))
+                    rois[name] = write_rois(session, image, f"{self.marker} {name}", pieces(lying), self._task.context)
             zarr = tuple(str(folder) for _, folder in made.values() if folder is not None)
             return _Written(images=images, rois=rois, zarr=zarr)
 
@@ -271,26 +268,28 @@ class OmeroWriter(ResultWriter):
         channels = [known.get(name, Channel(name=name)) for name in spec.channels]
         channels += [Channel(name=f"{spec.name} {c + 1}") for c in range(len(channels), pixels.shape[1])]
         name, zarr = f"{self._record.plate_name} [{where}] {spec.name}", None
+        scale = Scale.of(field, spec)
         if self._task.zarr:
-            scale = Scale(field.pixel_size_um, field.z_step_um, field.position_um, field.t_step_s)
             zarr = ZarrFolder.of_probe(self._task.zarr).write(
                 spec, self._mark(field.well, field.field).stem, name, pixels, self._task.channels, scale
             )
         image = write_image(
             session, name, f"{self.marker} {spec.name} {where}", pixels,
-            channels[: pixels.shape[1]], (field.pixel_size_um, field.z_step_um), self._task.context, zarr,
+            channels[: pixels.shape[1]], (scale.pixel_um, scale.z_um), self._task.context, zarr,
         )  # fmt: skip
         if zarr is not None:
             leave_only(zarr)
         return image, zarr
 
-    def _under(self, spec: ResultSpec, field: FieldResults, images: Mapping[str, int]) -> int:
-        """Return the image on which labels lie: the field they were made from, else the image they lie over."""
+    def _under(
+        self, spec: ResultSpec, field: FieldResults, images: Mapping[str, int], labels: NDArray[np.int64]
+    ) -> tuple[int, NDArray[np.int64]]:
+        """Return the image on which labels lie, with its pixels: the field they were made from, else their image."""
         source = self._repository.image_of(self._record.plate_id, field.well, field.field)
-        if source is not None:
-            return source
+        if source is not None and (lying := on_recorded(labels, spec.grid)) is not None:
+            return source, lying
         if spec.over is not None and spec.over in images:
-            return images[spec.over]
+            return images[spec.over], labels
         raise RepositoryError(
             f"The labels {spec.name!r} of {field.well or 'the plate'} lie over no image that OMERO has.",
             f"Save the image {spec.over!r}, too: save=True.",

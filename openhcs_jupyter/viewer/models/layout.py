@@ -54,16 +54,11 @@ class Layout:
     @cached_property
     def field_um(self) -> tuple[float, float]:
         """Height and width of the largest field."""
+        known = [layer for view in self._views for layer in view.layers if layer.is_known]
+        fields = [layer for layer in known if layer.scope == "field"]
         sizes = [
-            (layer.size_y * pixel_um(layer), layer.size_x * pixel_um(layer))
-            for view in self._views
-            for layer in view.layers
-            if layer.is_known and layer.scope == "field"
-        ] or [
-            (layer.size_y * pixel_um(layer), layer.size_x * pixel_um(layer))
-            for view in self._views
-            for layer in view.layers
-            if layer.is_known
+            (layer.corner_um[0] + layer.size_y * pixel_um(layer), layer.corner_um[1] + layer.size_x * pixel_um(layer))
+            for layer in fields or known
         ]
         return max((y for y, _ in sizes), default=1.0), max((x for _, x in sizes), default=1.0)
 
@@ -97,7 +92,8 @@ class Layout:
         size = pixel_um(layer)
         y, x = self.extent_um
         if self.mode == "field":
-            return max(layer.size_y, 1), max(layer.size_x, 1)
+            top, left = self._tile(layer, 0, 0)[2:]
+            return top + max(layer.size_y, 1), left + max(layer.size_x, 1)
         # Offsets are rounded to whole pixels.
         return max(math.ceil(y / size - 0.51), layer.size_y), max(math.ceil(x / size - 0.51), layer.size_x)
 
@@ -113,19 +109,19 @@ class Layout:
             the mode shows at once is not narrowed by them.
         """
         if layer.scope == "plate":
-            return [Tile(0, 0, 0, 0)]
+            return [self._tile(layer, 0, 0)]
         if self.mode != "plate" and well is None:
             return []
         if self.mode == "field":
             if layer.scope == "well":
-                return [Tile(well or 0, 0, 0, 0)]
-            return [] if field is None else [Tile(well or 0, field, 0, 0)]
+                return [self._tile(layer, well or 0, 0)]
+            return [] if field is None else [self._tile(layer, well or 0, field)]
         wells = range(len(view.wells)) if self.mode == "plate" else (well or 0,)
         tiles = []
         for index in wells:
             origin = self._origin(view.wells[index]) if self.mode == "plate" else (0.0, 0.0)
             if layer.scope == "well":
-                tiles.append(self._tile(layer, index, 0, origin, (0.0, 0.0)))
+                tiles.append(self._tile(layer, index, 0, origin))
                 continue
             offsets = self._offsets(view.wells[index])
             tiles += [
@@ -183,10 +179,16 @@ class Layout:
         }
 
     def _tile(
-        self, layer: Layer, well: int, field: int, origin: tuple[float, float], offset: tuple[float, float]
+        self,
+        layer: Layer,
+        well: int,
+        field: int,
+        origin: tuple[float, float] = (0.0, 0.0),
+        offset: tuple[float, float] = (0.0, 0.0),
     ) -> Tile:
         size = pixel_um(layer)
-        return Tile(well, field, round((origin[0] + offset[0]) / size), round((origin[1] + offset[1]) / size))
+        y, x = (sum(lengths) / size for lengths in zip(origin, offset, layer.corner_um, strict=True))
+        return Tile(well, field, round(y), round(x))
 
 
 def pixel_um(layer: Layer) -> float:
