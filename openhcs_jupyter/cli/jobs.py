@@ -85,7 +85,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
     source = read_source(arguments.file)
     options = with_first_line(source, run_options(arguments))
-    return 0 if run_there(source, options, follow=arguments.follow) else 1
+    return 0 if run_there(source, options, follow=arguments.follow or options.dry_run) else 1
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
@@ -134,9 +134,13 @@ def _followed(runs: list[RemoteRun], source: Source | None, *, quiet: bool = Fal
     from openhcs_jupyter.magics.display import LineDisplay, QuietDisplay
     from openhcs_jupyter.magics.follow import blocking, run_blocking
     from openhcs_jupyter.magics.remote import LineStates, follow_jobs, source_of
+    from openhcs_jupyter.magics.views.plan import plan_view
     from openhcs_jupyter.magics.views.runs import run_view, view_of
 
     def display_of(run: RemoteRun) -> Display:
+        if run.is_dry:
+            return QuietDisplay(lambda *_: say(plan_view(run.plan, dry=True).text))
+
         def result(run_: Run, stopping: bool) -> None:
             say(run_view(view_of(run_, stopping=stopping), source_of(run, source)).text)
 
@@ -159,10 +163,9 @@ def _told(error: CompileError | RunError, source: Source | None) -> bool:
 
 
 def _show(run: RemoteRun) -> int:
-    from openhcs_jupyter.magics.views.jobs import state_view
-    from openhcs_jupyter.magics.views.runs import run_view, view_of
+    from openhcs_jupyter.magics.views.jobs import job_view
 
-    say((run_view(view_of(run)) if run.is_planned else state_view(run)).text)
+    say(job_view(run).text)
     return 0
 
 

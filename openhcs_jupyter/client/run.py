@@ -152,6 +152,11 @@ class RemoteRun(Run):
         return self._opened > 0
 
     @property
+    def is_dry(self) -> bool:
+        """Whether it is compiled and no more: `plan` is all that comes of it."""
+        return self._job.dry_run
+
+    @property
     def resumed_by(self) -> str:
         """What the user writes to let it go on."""
         return f"%openhcs resume {self.id}"
@@ -257,7 +262,7 @@ class RemoteRun(Run):
 
     def summary(self) -> str:
         """Say in a few lines how the run ended."""
-        if self.is_planned:
+        if self.is_planned and not self.is_dry:
             return super().summary()
         return f"Run {self.name} (job {self.id}) {told_state(self.state)}" + (
             f": {self.message}" if self.message else ""
@@ -344,8 +349,10 @@ class RemoteRun(Run):
                 ) from error
         return super()._folders(units, spec)
 
-    def _require(self, spec: ResultSpec, keys: Sequence[str]) -> None:
-        """Nothing is checked here: what is missing shows when it is fetched."""
+    def _require(self, spec: ResultSpec, keys: Sequence[str]) -> None:  # noqa: ARG002 - the interface has it
+        """Nothing is checked here of a run: what is missing shows when it is fetched."""
+        if self.is_dry:
+            raise RunError(f"{spec.name}: job {self.id} was a dry run, which makes no results.", "Leave --dry-run out.")
 
 
 def told_state(state: JobState) -> str:

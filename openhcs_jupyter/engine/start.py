@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
@@ -115,6 +116,28 @@ def run(
         raise
     started.conduct(conductor)
     return started
+
+
+def keep_plan(plan: ExecutionPlan, folder: Path, options: Options, run_id: str) -> None:
+    """Write what a run begins with, its record, plate and plan, and run nothing.
+
+    Parameters
+    ----------
+    plan
+        From `compile`.
+    folder
+        Made if it is not there.
+    options
+        As of `run`.
+    run_id
+        That the run would have.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be written.
+    """
+    RunFolder(folder).create(_record(plan, run_id, options), plan)
 
 
 def load_run(repository: Repository, run_id: str) -> Run:

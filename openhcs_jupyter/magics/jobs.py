@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.door import DEFAULT_NAME, RunOptions, Source
 from openhcs_jupyter.errors import UsageError
-from openhcs_jupyter.magics.display import display_for
+from openhcs_jupyter.magics.display import QuietDisplay, display_for
 from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, until_stopped
 from openhcs_jupyter.magics.remote import LineStates, StateDisplay, follow_jobs, source_of, submit, submitted_view
 from openhcs_jupyter.magics.servers import Servers, add_profile
 from openhcs_jupyter.magics.state import State
 from openhcs_jupyter.magics.variables import checked_name
-from openhcs_jupyter.magics.views.jobs import jobs_view, profiles_view, server_view, state_view
+from openhcs_jupyter.magics.views.jobs import job_view, jobs_view, profiles_view, server_view, state_view
+from openhcs_jupyter.magics.views.plan import plan_view
 from openhcs_jupyter.magics.views.render import Rendered, show
-from openhcs_jupyter.magics.views.runs import run_card
 from openhcs_jupyter.widgets.session import is_watched
 
 if TYPE_CHECKING:
@@ -32,11 +32,16 @@ async def run_there(state: State, options: RunOptions, source: Source, pause: Pa
     """Hand in a cell or file as jobs, and follow them unless they are to be left in the background."""
     name = checked_name(options.name, state.namespace)
     runs = submit(state.servers.get(options.server), source, options, state.namespace)
-    state.keep_jobs(name, runs, [source_of(run, source) for run in runs])
+    if options.dry_run:
+        state.sources |= {run.id: source_of(run, source) for run in runs}
+    else:
+        state.keep_jobs(name, runs, [source_of(run, source) for run in runs])
     if options.background:
         show(submitted_view(runs))
         return
     await _follow(state, runs, pause, options=options)
+    if options.dry_run:
+        state.plans[name] = runs[-1].plan
 
 
 async def jobs(state: State, arguments: argparse.Namespace) -> None:
@@ -55,14 +60,14 @@ async def status(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: A
     """Show a job as it is now."""
     while not run.is_known:
         await pause(_TICK_S)
-    show(run_card(run, source_of(run)) if run.is_planned else state_view(run, run.job))
+    show(job_view(run, source_of(run)) if run.is_planned else state_view(run, run.job))
 
 
 async def cancel(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
     """Stop a job."""
     run.cancel()
     await until_stopped(run, pause, _ENDED_S)
-    show(run_card(run, source_of(run)) if run.is_planned else state_view(run))
+    show(job_view(run, source_of(run)) if run.is_planned else state_view(run))
 
 
 async def park(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike
@@ -113,6 +118,8 @@ async def _follow(
     stop_run: bool = True,
 ) -> None:
     def display_of(run: RemoteRun) -> Display:
+        if run.is_dry:
+            return QuietDisplay(lambda *_: show(plan_view(run.plan, dry=True)))
         if run.id not in state.sources:
             state.keep(run.name if run.name.isidentifier() else DEFAULT_NAME, run, source_of(run))
         source = state.sources[run.id]

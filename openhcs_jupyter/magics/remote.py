@@ -261,10 +261,6 @@ def _plates(text: str | None) -> list[str]:
 
 def _for_jobs(server: RemoteOrchestrator, options: RunOptions) -> tuple[RunOptions, tuple[str, ...]]:
     """Fill in what the server cannot know: the chosen plate, the selected wells, the listening viewer."""
-    if options.dry_run:
-        raise UsageError(
-            "--dry-run and --server exclude each other", "The server compiles when it is the job's turn: %openhcs plan."
-        )
     here = session.repository
     same = here is not None and here.uri == server.repository
     if options.plate is None and session.plate is not None and same:
@@ -278,7 +274,7 @@ def _for_jobs(server: RemoteOrchestrator, options: RunOptions) -> tuple[RunOptio
             )
         plate = here.plate(int(plates[0]) if plates[0].isdecimal() else plates[0])
         options = msgspec.structs.replace(options, wells=",".join(session.selected(plate)))
-    return options, _viewers() if options.view else ()
+    return options, _viewers() if options.view and not options.dry_run else ()
 
 
 def _viewers() -> tuple[str, ...]:

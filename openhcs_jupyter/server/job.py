@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
 from openhcs_jupyter.server.model import JobState, NotCompiled, Planned, StateChanged
-from openhcs_jupyter.server.orders import LOG, MODULES, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import LOG, MODULES, PLAN, STREAM, WORK, JobJournal, Orders, read_orders
 from openhcs_jupyter.server.processes import KEY_FILE
 
 if TYPE_CHECKING:
@@ -234,23 +234,33 @@ class _Job:
             raise
         if self._asked.to() is not None:
             return self._asked.to() or "cancelled", ""
-        run = start(plan, self._orders.payload.options, run_id=self._orders.run)
+        options = self._orders.payload.options
+        if options.dry_run:
+            from openhcs_jupyter.engine.start import keep_plan
+
+            keep_plan(plan, self._folder / PLAN, options.given(), self._orders.run)
+            self._planned(plan, self._folder / PLAN)
+            return "done", ""
+        run = start(plan, options, run_id=self._orders.run)
         self._asked.run = run
         if self._asked.to() is not None:
             run.cancel()
+        self._planned(plan, run.folder)
+        self._state("running")
+        self._show(run)
+        return self._follow(run)
+
+    def _planned(self, plan: ExecutionPlan, folder: Path) -> None:
         self._journal.tell(
             Planned(
                 time=time.time(),
-                run=run.id,
-                folder=str(run.folder),
+                run=self._orders.run,
+                folder=str(folder),
                 plate_id=plan.plate_id,
                 plate_name=plan.plate_name,
                 units=len(plan.units),
             )
         )
-        self._state("running")
-        self._show(run)
-        return self._follow(run)
 
     def leave(self) -> None:
         """Let viewers get what is left, for a moment."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,8 @@ _GRACE_S = 10.0
 """A job that is asked to stop has so long."""
 _LEAVING_S = 10.0
 """So has the process of a job that has ended."""
+_DRY_S = 600.0
+"""And one that only compiles, since it holds no lease."""
 _WATCH_S = 1.0
 _COMING_S = 900.0
 """An owner who came so lately may come again soon."""
@@ -127,6 +129,7 @@ class Jobs:
             priority=priority,
             wanted=options.workers,
             device=options.device,
+            dry_run=options.dry_run,
             submitted=now,
         )
         with self._queue.transaction():
@@ -236,10 +239,25 @@ class Jobs:
         queued = [record for record in self._queue.waiting() if record.not_before <= now]
         if not queued:
             return
-        held = [self._lease(record) for record in self._active.values()]
+        self._start_dry_runs([record for record in queued if record.dry_run])
+        records = {record.id: record for record in queued if not record.dry_run}
+        held = [self._lease(record) for record in self._active.values() if not record.dry_run]
         used = self._queue.shares()
         for record in self._active.values():
-            used[record.owner] = used.get(record.owner, 0.0) + self._lease(record).weight * (now - record.leased)
+            used[record.owner] = used.get(record.owner, 0.0) + self._cost(record, now)
+        for lease in self._decide(records.values(), held, used):
+            self._start(records[lease.job], lease, lease)
+
+    def _start_dry_runs(self, queued: Iterable[Record]) -> None:
+        """Start those that only compile: one of each owner, without a lease, for what a job would get that is alone."""
+        busy = {record.owner for record in self._active.values() if record.dry_run}
+        for record in sorted(queued, key=lambda one: (-one.priority, one.number)):
+            if record.owner not in busy:
+                busy.add(record.owner)
+                for lease in self._decide([record], [], {}):
+                    self._start(record, Lease(job=record.id, owner=record.owner, workers=0), lease)
+
+    def _decide(self, queued: Iterable[Record], held: Sequence[Lease], used: Mapping[str, float]) -> list[Lease]:
         waiting = [
             Waiting(
                 job=record.id,
@@ -251,22 +269,25 @@ class Jobs:
             )
             for record in queued
         ]
-        records = {record.id: record for record in queued}
-        for lease in decide(
+        return decide(
             waiting,
             held,
             used,
             cores=self._machine.cores,
             devices=list(self._machine.devices),
             quota_of=self._settings.quota_of,
-        ):
-            self._start(records[lease.job], lease)
+        )
 
     @staticmethod
     def _lease(record: Record) -> Lease:
         return Lease(job=record.id, owner=record.owner, workers=record.workers, devices=record.devices)
 
-    def _start(self, record: Record, lease: Lease) -> None:
+    def _cost(self, record: Record, now: float) -> float:
+        """Return what a process has cost its owner: its lease, or a core where it only compiles."""
+        return max(1, self._lease(record).weight) * (now - record.leased)
+
+    def _start(self, record: Record, lease: Lease, seen: Lease) -> None:
+        """Start a job with a lease; `seen` is what its pipeline is compiled for."""
         try:
             owner = self._account_of(record.owner)
             folder = self._folders.make_job(record.id, owner)
@@ -276,8 +297,8 @@ class Jobs:
                 attempt=record.attempts + 1,
                 repository=self.repository(record.owner),
                 login=self._logins.key(record.owner) if self._logins is not None else None,
-                payload=leased_payload(self._queue.payload(record), lease),
-                topology=self._machine.part(lease),
+                payload=leased_payload(self._queue.payload(record), seen),
+                topology=self._machine.part(seen),
             )
             with acting_as(owner):
                 write_orders(folder, orders)
@@ -363,7 +384,7 @@ class Jobs:
                 not_before = now + _BACKOFF_S[deaths - 1]
         with self._queue.transaction():
             used = self._queue.shares().get(record.owner, 0.0)
-            self._queue.charge(record.owner, used + self._lease(record).weight * (now - record.leased))
+            self._queue.charge(record.owner, used + self._cost(record, now))
             self._queue.change(
                 record,
                 state=state,
@@ -431,13 +452,15 @@ class Jobs:
 
     def _watch(self) -> None:
         """End jobs that use more than they may."""
-        bounds = self._settings.limits
-        if not self._active or not (bounds.memory_gb or bounds.processes or bounds.hours):
-            return
-        usages = processes.usages({record.seat: self._account_of(record.owner).uid for record in self._active.values()})
+        bounds, usages = self._settings.limits, dict[str, processes.Usage]()
+        if self._active and (bounds.memory_gb or bounds.processes):
+            accounts = {record.seat: self._account_of(record.owner).uid for record in self._active.values()}
+            usages = processes.usages(accounts)
         for record in list(self._active.values()):
-            usage = usages.get(record.seat, processes.Usage())
-            passed = limits.exceeded(bounds, usage, time.time() - record.leased)
+            usage, seconds = usages.get(record.seat, processes.Usage()), time.time() - record.leased
+            passed = limits.exceeded(bounds, usage, seconds)
+            if record.dry_run and seconds > _DRY_S:
+                passed = f"It was not compiled within {_DRY_S / 60:.0f} minutes, which is all that a dry run has."
             if passed is not None and record.asked != "fail":
                 self._ask(record.id, "fail", passed)
 

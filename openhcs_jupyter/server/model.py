@@ -60,7 +60,10 @@ class StateChanged(Event, frozen=True, kw_only=True, tag="state-changed"):
 
 
 class Planned(Event, frozen=True, kw_only=True, tag="planned"):
-    """A job is compiled; its run has an id, and files to fetch: ``run.json``, ``plan.json``, ``plate.json``."""
+    """A job is compiled; its run has an id, and files to fetch: ``run.json``, ``plan.json``, ``plate.json``.
+
+    With the option ``dry_run`` these files are all that is made, in a folder of the job's own.
+    """
 
     run: str
     folder: str
@@ -105,6 +108,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     """Why it failed, was parked, or waits."""
     priority: int = 0
+    dry_run: bool = False
+    """It is compiled and no more."""
     submitted: float
     """Seconds since the epoch, as all times."""
     started: float | None = None

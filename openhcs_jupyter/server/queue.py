@@ -59,6 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Workers that the options ask for."""
     device: str = "auto"
     """What the options ask for."""
+    dry_run: bool = False
     submitted: float
     started: float | None = None
     ended: float | None = None
@@ -100,7 +101,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             state=self.state, message=self.message, priority=self.priority, submitted=self.submitted,
             started=self.started, ended=self.ended, run=self.run, folder=self.folder, results=self.results,
             units=self.units, done=self.done, failed=self.failed, workers=self.workers, devices=self.devices,
-            attempts=self.attempts, events=self.events, ahead=ahead, stopping=bool(self.asked),
+            attempts=self.attempts, events=self.events, ahead=ahead, stopping=bool(self.asked), dry_run=self.dry_run,
         )  # fmt: skip
 
 

@@ -101,6 +101,21 @@ def test_what_cannot_be_sent_and_what_does_not_fit_stand_at_the_cells_line(noteb
     assert "no server 'lap'" in notebook.run("%openhcs jobs --server lap").error
 
 
+def test_a_dry_run_shows_the_servers_plan_and_keeps_the_variable(notebook: Kernel) -> None:
+    notebook.run(f"{BEFORE}\nnuclei = 'untouched'")
+    out = notebook.run(CELL.format(options="--dry-run --workers 1"))
+    assert not out.error, out.error
+    assert re.search(r"Plan of nuclei on plate plate: 4 wells, .* Nothing was run\.", out.text)
+    assert "1 worker, largest unit" in out.text
+    assert "plan; nothing was run" in out.html
+    assert notebook.run("print(nuclei)").text.strip() == "untouched"
+    assert "Plan of nuclei on plate plate: 4 wells" in notebook.run("%openhcs plan nuclei").text
+    assert re.search(r"done\s+nuclei\s+\S+\s+plate\s+dry run", notebook.run("%openhcs jobs").text)
+    assert "Nothing was run." in notebook.run("%openhcs status --server lab").text
+    error = notebook.run(CELL.format(options="--dry-run --wells C01")).error
+    assert "C01" in error
+
+
 def test_plates_side_by_side_and_a_job_in_the_background(notebook: Kernel) -> None:
     notebook.run(BEFORE)
     out = notebook.run(CELL.format(options="--plate 1,plate"))
@@ -171,6 +186,9 @@ def test_the_shell_knows_servers_and_jobs(server: ServerProcess, tmp_path: Path,
     done = _shell("run", str(tmp_path / "bad.py"))
     assert done.returncode == 1
     assert "line 2: " in done.stderr
+    planned = _shell("submit", str(tmp_path / "p.py"), "seg", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "Nothing was run." in planned.stdout
     sent = _shell("submit", str(tmp_path / "p.py"))
     job = re.search(r"job (\S+) on lab", sent.stdout)[1]
     assert "run: done" in _shell("attach", job).stdout

@@ -103,6 +103,32 @@ def test_what_does_not_fit_the_plate_is_told(server: ServerProcess, remote: Remo
         run.plan.units  # noqa: B018 - asking is what raises
 
 
+def test_a_dry_run_waits_for_nobody_and_makes_nothing(
+    server: ServerProcess, remote: Remote, plates: EmbeddedRepository, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    client = remote(server)
+    busy = client.run_remote_pipeline(1, [Step(held, {"gate": str(gate)}), Step(max_projection)])
+    until(lambda: busy.progress.stages and client.get_status(busy.id).done >= 6, "all that is not held")
+    assert client.server().cores_leased == client.server().cores
+    runs = set(plates.runs_folder.iterdir())
+    run = client.run_remote_pipeline(1, steps(), {"dry_run": True, "wells": "A01,B02"}, name="nuclei").result()
+    here = compile_pipeline(Pipeline(steps(), name="nuclei"), plates.plate(1), discover())
+    assert (run.state, run.job.done, run.summary()) == ("done", 0, f"Run nuclei (job {run.id}) is done")
+    assert {unit.well for unit in run.plan.units} == {"A01", "B02"}
+    assert [(stage.name, stage.scope) for stage in run.plan.stages] == [(one.name, one.scope) for one in here.stages]
+    assert run.plan.memory.workers == client.server().cores  # what a job gets that is alone
+    assert set(plates.runs_folder.iterdir()) == runs
+    with pytest.raises(RunError, match="was a dry run, which makes no results"):
+        run.table("areas")
+    wrong = client.run_remote_pipeline(1, [Step(max_projection, channel="RFP")], {"dry_run": True})
+    with pytest.raises(CompileError, match="RFP"):
+        wrong.result()
+    assert busy.status == "running"
+    gate.touch()
+    assert busy.result().status == "done"
+
+
 def test_a_closure_over_an_array_never_leaves_the_laptop(server: ServerProcess, remote: Remote) -> None:
     kernel = np.ones((3, 3))
     client = remote(server)

@@ -11,6 +11,7 @@ from openhcs_jupyter.magics.views.render import Rendered, count_text, grid, size
 
 if TYPE_CHECKING:
     from openhcs_jupyter.client import Profile, RemoteRun
+    from openhcs_jupyter.door import Source
     from openhcs_jupyter.server.model import Job
     from openhcs_jupyter.server.protocol import ServerIs
 
@@ -34,13 +35,12 @@ def jobs_view(jobs: Sequence[Job], server: str, *, everybody: bool = False) -> R
         return Rendered(told, render.card(render.escape(told), []))
     rows = []
     for job in jobs:
-        failed = f", {job.failed} failed" if job.failed else ""
         row = [
             f"{_SIGNS[job.state]} {job.state.replace('_', ' ')}",
             job.name,
             job.id,
             job.plate_name or job.plate,
-            f"{job.done} / {job.units}{failed}" if job.units else _ahead(job.ahead),
+            _units(job),
             _when(job.submitted),
             _took(job),
             _first_line(job.message),
@@ -54,11 +54,22 @@ def jobs_view(jobs: Sequence[Job], server: str, *, everybody: bool = False) -> R
     return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
 
 
-def job_view(run: RemoteRun) -> Rendered:
-    """Show a job: as a run, or how it stands where it is not compiled yet."""
+def job_view(run: RemoteRun, source: Source | None = None) -> Rendered:
+    """Show a job: as a run, as the plan of a dry run, or how it stands where it is not compiled yet.
+
+    Parameters
+    ----------
+    run
+        The job's.
+    source
+        The cell that defined it; failing lines are quoted.
+    """
+    from openhcs_jupyter.magics.views.plan import plan_view
     from openhcs_jupyter.magics.views.runs import run_card
 
-    return run_card(run) if run.is_planned else state_view(run, run.known_job())
+    if not run.is_planned:
+        return state_view(run, run.known_job())
+    return plan_view(run.plan, dry=True) if run.is_dry else run_card(run, source)
 
 
 def state_view(run: RemoteRun, job: Job | None = None) -> Rendered:
@@ -113,8 +124,12 @@ def profiles_view(profiles: Sequence[Profile]) -> Rendered:
     return Rendered(f"{title}\n{table.text}", render.card(render.escape(title), [table.markup]))
 
 
-def _ahead(ahead: int | None) -> str:
-    return "" if ahead is None else f"{ahead} before it" if ahead else "next"
+def _units(job: Job) -> str:
+    if job.dry_run:
+        return "dry run"
+    if not job.units:
+        return "" if job.ahead is None else f"{job.ahead} before it" if job.ahead else "next"
+    return f"{job.done} / {job.units}" + (f", {job.failed} failed" if job.failed else "")
 
 
 def _when(seconds: float) -> str:
