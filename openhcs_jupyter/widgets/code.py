@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ from openhcs_jupyter.errors import UsageError
 
 STEPS = "pipeline_steps"
 _MAKERS = ("Step", "FunctionStep")
-_MAGIC = re.compile(r"^[ \t]*[%!]", re.MULTILINE)
+_BETWEEN = (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
 EMPTY = f"%%openhcs run\n{STEPS} = [\n]\n"
 
 
@@ -68,15 +71,14 @@ class PipelineText:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # Magic lines become comments of the same length, so that all positions are those of the text.
-        self.python = _MAGIC.sub(lambda match: f"{match[0][:-1]}#", text)
+        lines = _python(text)
+        self.python = "".join(lines)
         try:
             tree = ast.parse(self.python)
         except SyntaxError as error:
             raise UsageError(f"Line {error.lineno}: {error.msg}", "Mend the text, or undo the last change.") from None
-        lines = [0, *accumulate(len(line) for line in self.python.splitlines(keepends=True))]
-        self._lines = [line.encode() for line in self.python.splitlines(keepends=True)]
-        self._starts = lines
+        self._lines = [line.encode() for line in lines]
+        self._starts = [0, *accumulate(len(line) for line in lines)]
         found = _steps_list(tree)
         if found is None:
             raise UsageError(f"The text assigns no list to {STEPS}", f"Write {STEPS} = [Step(...), ...].")
@@ -228,6 +230,35 @@ def step_text(function: str, params: Mapping[str, Any] | None = None, options: M
         parts.append("{" + ", ".join(f'"{name}": {value_text(value)}' for name, value in params.items()) + "}")
     parts += [f"{name}={value}" for name, value in (options or {}).items()]
     return f"Step({', '.join(parts)})"
+
+
+def _python(text: str) -> list[str]:
+    """Return the text's lines, those of magics as comments of the same length, so that positions are the text's."""
+    lines = list(io.StringIO(text, newline=""))  # as Python divides them
+    while (number := _magic_line(lines)) is not None:
+        goes_on = True
+        while goes_on and number < len(lines):
+            line = lines[number]
+            code = line.lstrip(" \t")
+            goes_on = line.rstrip("\r\n").endswith("\\") and not code.startswith("%%")
+            lines[number] = line[: len(line) - len(code)] + ("#" + code[1:] if code.strip("\r\n") else code)
+            number += 1
+    return lines
+
+
+def _magic_line(lines: Sequence[str]) -> int | None:
+    """Find the first line that begins a statement with ``%`` or ``!``: others may within strings and brackets."""
+    begins = True
+    # Beyond the first thing that is not Python there may be no more tokens; it may be a magic's.
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(iter(lines).__next__):
+            if token.type in _BETWEEN:
+                begins = begins or token.type == tokenize.NEWLINE
+            elif begins and token.string in ("%", "%=", "!", "!="):
+                return token.start[0] - 1
+            elif token.string.strip():
+                begins = False
+    return None
 
 
 def _steps_list(tree: ast.Module) -> ast.List | None:

@@ -39,6 +39,35 @@ def test_steps_functions_parameters_and_options_are_found() -> None:
     assert text.line_of(1) == 7
 
 
+def test_only_lines_that_begin_a_statement_are_magics() -> None:
+    text = (
+        "%%openhcs run --wells A01\n"
+        "%config it's no \\\n\\\n   Python\n"
+        '!ls "odd\n'
+        'note = """of\n%d wells\n! \x0c now\u2028""" % 2\n'
+        "share = 7 \\\n    % 4\n"
+        "rest = (7\n% 4,\n5\n!= 6)\n"
+        "if True:\n    %time 3\n    5\r\n"
+        'pipeline_steps = [\n    Step(é, {"a": 7\n    % 4}),\n]'
+    )
+    told = PipelineText(text)
+    assert len(told.python) == len(text)
+    assert told.steps[0].code == 'Step(é, {"a": 7\n    % 4})'
+    found = {ast.unparse(node.targets[0]): node.value for node in told.others.body if isinstance(node, ast.Assign)}
+    assert eval(ast.unparse(found["note"])) == "of\n2 wells\n! \x0c now\u2028"
+    assert eval(ast.unparse(found["share"])) == 3
+    assert eval(ast.unparse(found["rest"])) == (3, True)
+    assert told.set_params(0, 0, {"b": "1"}).text == text.replace('{"a": 7\n    % 4}', '{"b": 1}')
+
+
+@pytest.mark.parametrize(
+    "text", ["%%openhcs run\nx = (\n%time 1\n", "'''\n%time", "a = 1\n  b\n%c", "(", "%", "!\\", "a \\"]
+)
+def test_what_is_no_python_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        PipelineText(text)
+
+
 @pytest.mark.parametrize(
     ("step", "call", "params", "line"),
     [
