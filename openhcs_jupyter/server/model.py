@@ -92,8 +92,8 @@ class JobEvent(msgspec.Struct, frozen=True, array_like=True):
     event: AnyJobEvent
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as its owner sees it."""
+class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server keeps of a job that its owner sees, too."""
 
     id: str
     key: str
@@ -116,9 +116,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """When its first process was."""
     ended: float | None = None
     run: str = ""
-    """Id of its run; empty until it is compiled."""
+    """Id of its run, the same for all its processes."""
     folder: str = ""
-    """Of the run, on the server."""
+    """Of the run, on the server; empty until it is compiled."""
     results: str | None = None
     """Where saved results are."""
     units: int = 0
@@ -132,6 +132,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that it has had."""
     events: int = 0
     """Number of its latest event."""
+
+
+class Job(JobFacts, frozen=True, kw_only=True):
+    """A job as its owner sees it."""
+
     ahead: int | None = None
     """Jobs that stand before it in the queue; None where it is not queued."""
     stopping: bool = False

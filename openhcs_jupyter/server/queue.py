@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, StateChanged
+from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobFacts, JobState, Payload, StateChanged
 from openhcs_jupyter.server.protocol import MOST_REPLY_BYTES
 
 _SCHEMA = """
@@ -39,38 +39,15 @@ _MOST_EVENT_BYTES = MOST_REPLY_BYTES // 2
 _SELECT = "SELECT number, body FROM jobs "
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(JobFacts, frozen=True, kw_only=True):
     """What the server keeps of a job beside its payload and events."""
 
     number: int = 0
     """Order of submission."""
-    id: str
-    key: str
-    owner: str
-    run: str
-    """Id of the job's run, the same for all its processes."""
-    state: JobState
-    name: str
-    plate: str
-    plate_name: str = ""
-    message: str = ""
-    priority: int = 0
     wanted: int | None = None
     """Workers that the options ask for."""
     device: str = "auto"
     """What the options ask for."""
-    dry_run: bool = False
-    submitted: float
-    started: float | None = None
-    ended: float | None = None
-    folder: str = ""
-    results: str | None = None
-    units: int = 0
-    done: int = 0
-    failed: int = 0
-    workers: int = 0
-    devices: tuple[str, ...] = ()
-    attempts: int = 0
     deaths: int = 0
     """Processes that ended without a word since a unit was done."""
     asked: str = ""
@@ -91,18 +68,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """How far its process's journal is read, in bytes."""
     run_journal_at: int = 0
     """How far its run's journal is read."""
-    events: int = 0
-    """Number of the latest event."""
 
     def job(self, ahead: int | None = None) -> Job:
         """Return the job as its owner sees it."""
-        return Job(
-            id=self.id, key=self.key, owner=self.owner, name=self.name, plate=self.plate, plate_name=self.plate_name,
-            state=self.state, message=self.message, priority=self.priority, submitted=self.submitted,
-            started=self.started, ended=self.ended, run=self.run, folder=self.folder, results=self.results,
-            units=self.units, done=self.done, failed=self.failed, workers=self.workers, devices=self.devices,
-            attempts=self.attempts, events=self.events, ahead=ahead, stopping=bool(self.asked), dry_run=self.dry_run,
-        )  # fmt: skip
+        facts = {name: getattr(self, name) for name in JobFacts.__struct_fields__}
+        return Job(**facts, ahead=ahead, stopping=bool(self.asked))
 
 
 _encode = msgspec.msgpack.Encoder().encode
