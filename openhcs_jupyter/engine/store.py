@@ -20,6 +20,7 @@ import msgspec
 from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
+from openhcs_jupyter.files import write_whole
 from openhcs_jupyter.model import Plate, RunRecord
 
 _LOCK = "lock"
@@ -225,9 +226,7 @@ class RunFolder:
 
     def write(self, name: str, text: bytes) -> None:
         """Write a file of the folder, whole or not at all."""
-        partial = self.path / f".{name}.{os.getpid()}"
-        partial.write_bytes(text)
-        partial.replace(self.path / name)
+        write_whole(self.path / name, text)
 
 
 def removed_message(folder: RunFolder) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.files import write_whole
 from openhcs_jupyter.server.protocol import TICKET_BYTES
 from openhcs_jupyter.server.queue import Queue
 
@@ -104,11 +104,7 @@ class Clients:
 def new_token(queue: Queue, owner: str, path: Path) -> None:
     """Make a token by which an owner is known, and write it into a file that only this account can read."""
     token = secrets.token_hex(32)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "w") as opened:
-        opened.write(f"{token}\n")
-    partial.replace(path)
+    write_whole(path, f"{token}\n".encode(), private=True)
     queue.set_token(owner, _digest(token))
     queue.settle()
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import re
-import secrets
 import stat
 import tempfile
 import uuid
@@ -17,6 +16,7 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import StreamError, UsageError
+from openhcs_jupyter.files import write_whole
 
 FILE_VERSION = 1
 _LONGEST_FOLDER = 75
@@ -172,15 +172,7 @@ def data_folder() -> Path:
 
 def write_private(path: Path, value: msgspec.Struct) -> None:
     """Write a value as JSON into a file that only its owner can read (mode 0600)."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(file, "wb") as opened:
-            opened.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=1), private=True)
 
 
 def read_private(path: Path, kind: type[T]) -> T:

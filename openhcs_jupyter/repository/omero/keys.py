@@ -11,6 +11,7 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.files import write_whole
 from openhcs_jupyter.repository.omero.address import DEFAULT_PORT, Address
 
 SESSION_KEY = "OMERO_SESSION_KEY"
@@ -37,10 +38,7 @@ def save_session(address: Address, session: SavedSession) -> None:
     path = session_file(address)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(msgspec.json.encode(session))
-    partial.replace(path)
+    write_whole(path, msgspec.json.encode(session), private=True)
 
 
 def saved_session(address: Address) -> SavedSession | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.files import write_whole
 from openhcs_jupyter.model import Image, Plate
 from openhcs_jupyter.repository.omero.imported import Registered
 
@@ -64,9 +64,7 @@ class Places:
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = _Kept(dict(places), told)
-        partial = folder / f".{plate.id}.{os.getpid()}"
-        partial.write_bytes(msgspec.msgpack.encode(kept))
-        partial.replace(folder / f"{plate.id}.msgpack")
+        write_whole(folder / f"{plate.id}.msgpack", msgspec.msgpack.encode(kept))
         self._take(plate.id, kept)
 
     def of_plate(self, plate: int) -> dict[int, Place]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from openhcs_jupyter.config import load_settings
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.files import write_whole
 from openhcs_jupyter.model import Channel, ResultSpec, RunRecord
 from openhcs_jupyter.repository.base import FieldResults, ResultWriter
 from openhcs_jupyter.repository.base import Place as ResultPlace
@@ -150,7 +151,7 @@ class OmeroWriter(ResultWriter):
             polygons=settings.omero_labels == "polygons", zarr=zarr,
         )  # fmt: skip
         self._folder.mkdir(parents=True, exist_ok=True)
-        _replace(self._folder / "task.json", msgspec.json.encode(task))
+        write_whole(self._folder / "task.json", msgspec.json.encode(task))
         self._known = task
 
     @property
@@ -184,7 +185,7 @@ class OmeroWriter(ResultWriter):
             zarr = tuple(str(folder) for _, folder in made.values() if folder is not None)
             return _Written(images=images, rois=rois, zarr=zarr)
 
-        _replace(self._mark(field.well, field.field), msgspec.json.encode(self._do(write)))
+        write_whole(self._mark(field.well, field.field), msgspec.json.encode(self._do(write)))
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write one table, linked to the plate, with the ids of its wells, images and ROIs."""
@@ -391,11 +392,3 @@ def _whole(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if number == value else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    import os
-
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
