@@ -11,6 +11,7 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.files import write_whole
 
 _APP = "openhcs-jupyter"
 _PREFIX = "OPENHCS_"
@@ -80,22 +81,21 @@ def load_settings() -> Settings:
 
 
 def save_setting(name: str, text: str) -> Settings:
-    """Write one setting into the user's file and return all settings.
+    """Write one setting into the user's file, which keeps its comments, and return all settings.
 
     Raises
     ------
     UsageError
         If there is no such setting, `text` does not fit it, or the file cannot be read.
     """
+    import tomlkit
+
     path = config_file()
-    values = _kept(path)
-    values[name] = text
-    settings = _checked(values, str(path))
-    values[name] = getattr(settings, name)
+    value = getattr(_checked(_kept(path) | {name: text}, str(path)), name)
+    document = tomlkit.parse(path.read_bytes()) if path.exists() else tomlkit.document()
+    document[name] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(_toml(values))
-    partial.replace(path)
+    write_whole(path, tomlkit.dumps(document).encode())
     return load_settings()
 
 
@@ -122,8 +122,3 @@ def _checked(values: dict[str, Any], where: str) -> Settings:
         raise UsageError(
             f"A setting does not fit: {error} (from {where} or the environment)", f"Settings: {known}."
         ) from error
-
-
-def _toml(values: dict[str, Any]) -> bytes:
-    # Settings are flat and hold strings, numbers and booleans, whose JSON is TOML.
-    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in values.items()).encode()

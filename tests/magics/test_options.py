@@ -169,6 +169,22 @@ def test_channels_keep_their_order_and_are_taken_once() -> None:
     assert parse_channels("GFP, DAPI,GFP") == ("GFP", "DAPI")
 
 
+def test_a_setting_is_written_into_the_file_as_the_user_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    save_setting("viewer_host", 'a "b" \N{GREEK SMALL LETTER MU}')
+    before = config_file().read_text()
+    config_file().write_text(f"# Of the lab's machine\n\nworkers = 4  # the others are ours\n{before}\n# The end\n")
+    settings = save_setting("workers", "2")
+    assert (settings.workers, settings.viewer_host) == (2, 'a "b" \N{GREEK SMALL LETTER MU}')
+    assert save_setting("memory_gb", "8").memory_gb == 8
+    assert save_setting("save", "true") == load_settings()
+    text = config_file().read_text()
+    assert text.startswith(f"# Of the lab's machine\n\nworkers = 2  # the others are ours\n{before}\n# The end\n")
+    assert [path.name for path in config_file().parent.iterdir()] == ["config.toml"]
+
+
 @pytest.mark.parametrize("content", [b"workers = ", b'repository = "\xff"'])
 def test_a_file_of_settings_that_cannot_be_read_is_named_and_left(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
