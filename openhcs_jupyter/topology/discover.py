@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +33,11 @@ def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
         return load_topology(Path(named).expanduser())
     ids = _affinity()
     cores = len(ids) or os.cpu_count() or 1
-    for group in _cgroups(root):
+    groups = list(_cgroups(root))
+    for group in groups:
         if (quota := group.cpus()) is not None:
             cores = min(cores, max(1, int(quota)))
-    total, free = find_memory(root)
+    total, free = _memory(groups)
     gpus, notes = discover_gpus(ids, root)
     return Topology(
         host=platform.node(),
@@ -52,11 +53,15 @@ def discover(root: Path = Path("/"), *, file: bool = True) -> Topology:
 
 def find_memory(root: Path = Path("/")) -> tuple[int, int]:
     """Find out how many bytes of memory this process may use, and how many of them are free now."""
+    return _memory(_cgroups(root))
+
+
+def _memory(groups: Iterable[_Cgroup]) -> tuple[int, int]:
     import psutil  # slow to import, and most processes are told what they may use
 
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    for group in _cgroups(root):
+    for group in groups:
         if (limit := group.memory_limit()) is not None and limit < memory.total:
             total = min(total, limit)
             free = min(free, max(0, limit - group.memory_used()))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -71,6 +72,25 @@ def test_cgroup_2_quota_and_limit_of_the_group_and_its_ancestors(tmp_path: Path)
     assert found.cores == 1
     assert found.memory_bytes == 64 * MIB
     assert found.memory_free_bytes == 34 * MIB
+
+
+def test_control_groups_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "proc/self/cgroup": "0::/user/job", "proc/self/mountinfo": UNIFIED,
+        "sys/fs/cgroup/user/job/cpu.max": "200000 100000", "sys/fs/cgroup/user/job/memory.max": str(64 * MIB),
+    }  # fmt: skip
+    tree(tmp_path, files)
+    opened: list[Path] = []
+    read = Path.read_text
+
+    def noting(path: Path, *how: Any, **named: Any) -> str:
+        opened.append(path)
+        return read(path, *how, **named)
+
+    monkeypatch.setattr(Path, "read_text", noting)
+    discover(tmp_path)
+    assert {tmp_path / name for name in files} <= set(opened)
+    assert len(opened) == len(set(opened))
 
 
 def test_a_quota_below_one_core_is_one_core(tmp_path: Path) -> None:
