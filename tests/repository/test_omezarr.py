@@ -324,8 +324,37 @@ def test_a_truncated_shard_is_an_error_that_names_it(repository: EmbeddedReposit
     (shard,) = folder.glob("A/1/0/s0/c/1/1/0/0/0")
     os.truncate(shard, shard.stat().st_size - 300)
     image = repository.plate(repository.import_plate(folder).id).wells[0].fields[0].images[0]
-    with repository.open(image) as opened, pytest.raises(RepositoryError, match=rf"its shard {shard} is truncated"):
+    told = rf"the index of its shard {shard} is damaged or truncated"
+    with repository.open(image) as opened, pytest.raises(RepositoryError, match=told):
         opened.plane(1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("shards", "place", "told"),
+    [
+        (None, 700, "its chunk {file} is damaged"),
+        ((1, 1, 3, 40, 50), 4000 + 1700, "chunk 0/0/1/[01]/[01] of its shard {file} is damaged"),
+        ((1, 1, 3, 40, 50), -40, "the index of its shard {file} is damaged"),
+    ],
+)
+def test_a_changed_byte_is_found_by_the_checksum(
+    repository: EmbeddedRepository, tmp_path: Path, shards: tuple[int, ...] | None, place: int, told: str
+) -> None:
+    from zarr.codecs import Crc32cCodec
+
+    chunks = (1, 1, 1, 40, 50) if shards is None else (1, 1, 1, 20, 25)
+    how = {} if shards is None else {"shards": shards}
+    folder = write_plate(tmp_path / "p.zarr", "0.5", ("A/1",), 1, chunks=chunks, compressors=Crc32cCodec(), **how)
+    (file,) = folder.glob(f"A/1/0/s0/c/1/1/{1 if shards is None else 0}/0/0")
+    content = bytearray(file.read_bytes())
+    image = imported(repository, folder).wells[0].fields[0].images[0]
+    with repository.open(image) as opened:
+        np.testing.assert_array_equal(opened.plane(1, 1, 1), pixels("A/1", 0)[1, 1, 1])
+    content[place] ^= 4
+    file.write_bytes(content)
+    image = repository.plate(repository.import_plate(folder).id).wells[0].fields[0].images[0]
+    with repository.open(image) as opened, pytest.raises(RepositoryError, match=told.format(file=file)):
+        opened.plane(1, 1, 1)
 
 
 def test_a_chunk_that_is_not_there_holds_the_fill_value_and_may_not_come(

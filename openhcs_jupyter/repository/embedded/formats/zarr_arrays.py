@@ -176,7 +176,7 @@ class ZarrArray(msgspec.Struct, frozen=True, kw_only=True):
         dtype = np.dtype(self.dtype)
         size = math.prod(shape) * dtype.itemsize
         if self.checksums[0]:
-            content = content[:-_CHECKSUM]
+            content = _checked(content)
         pixels = decompress(self.codec, content, size)
         if len(pixels) != size:
             raise ZarrFaultError(f"is truncated: it holds {len(pixels):,} bytes and needs {size:,}")
@@ -208,7 +208,8 @@ class ZarrArray(msgspec.Struct, frozen=True, kw_only=True):
                 try:
                     part = self._chunk(content, self.shard)[within]
                 except ZarrFaultError as error:
-                    raise ZarrFaultError(f"its shard {file} has a chunk that {error}") from None
+                    which = "/".join(map(str, (*leading, row, column)))
+                    raise ZarrFaultError(f"chunk {which} of its shard {file} {error}") from None
                 whole[row * height : (row + 1) * height, column * width : (column + 1) * width] = part
         return whole
 
@@ -218,7 +219,13 @@ class ZarrArray(msgspec.Struct, frozen=True, kw_only=True):
         if size < length:
             raise ZarrFaultError(f"its shard {file} is truncated: it has {size:,} bytes, its index alone {length:,}")
         stream.seek(0 if self.index_first else size - length)
-        places = np.frombuffer(stream.read(count * _ENTRY), "<u8").reshape(count, 2)
+        content = stream.read(length)
+        if self.checksums[1]:
+            try:
+                content = _checked(content)
+            except ZarrFaultError as error:
+                raise ZarrFaultError(f"the index of its shard {file} {error}") from None
+        places = np.frombuffer(content, "<u8").reshape(count, 2)
         there = places[:, 0] != _ABSENT
         ends = places[there, 0] + places[there, 1]
         if (places[there, 0] > size).any() or (ends > size).any():
@@ -270,6 +277,16 @@ def is_whole(array: ZarrArray, file: Path, size: int) -> bool:
         header = stream.read(_BLOSC_HEADER)
     extra = _CHECKSUM if array.checksums[0] else 0
     return len(header) == _BLOSC_HEADER and int.from_bytes(header[12:16], "little") + extra == size
+
+
+def _checked(content: bytes) -> bytes:
+    """Return what a checksum follows, which must be right."""
+    import google_crc32c
+
+    checked, checksum = content[:-_CHECKSUM], content[-_CHECKSUM:]
+    if len(checksum) < _CHECKSUM or google_crc32c.value(checked) != int.from_bytes(checksum, "little"):
+        raise ZarrFaultError("is damaged or truncated: its checksum (crc32c) is another one")
+    return checked
 
 
 def decompress(codec: str | None, content: bytes, size: int) -> bytes | bytearray:
@@ -364,7 +381,7 @@ def _chain(codecs: Sequence[Mapping[str, Any]]) -> tuple[bool, str | None, tuple
             little = how.get("endian", "little") == "little"
         elif name == "transpose" and order is None:
             order = _sizes(how["order"])
-        elif name == "crc32c":
+        elif name == "crc32c" and not checked:
             checked = True
         elif codec is None and not checked:
             codec = _codec(name)
