@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from openhcs_jupyter.errors import UsageError
+from openhcs_jupyter.files import check_parents
 from openhcs_jupyter.server.accounts import Account, acting_as, make_folder
 from openhcs_jupyter.streaming.keys import KeyPair, new_keys, read_private, write_private
 
@@ -26,7 +27,7 @@ class Folders:
     Raises
     ------
     UsageError
-        If another server uses the folder.
+        If another server uses the folder, or everybody can put another one in its place.
     """
 
     def __init__(self, path: Path, *, several: bool) -> None:
@@ -34,6 +35,7 @@ class Folders:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Owners pass through to their own jobs, and see no names on the way.
         path.chmod(0o711 if several else 0o700)
+        check_parents(path, UsageError)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

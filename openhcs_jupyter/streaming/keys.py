@@ -16,7 +16,7 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import StreamError, UsageError
-from openhcs_jupyter.files import write_whole
+from openhcs_jupyter.files import check_parents, write_whole
 
 FILE_VERSION = 1
 _LONGEST_FOLDER = 75
@@ -141,7 +141,7 @@ def private_folder(path: Path) -> Path:
     Raises
     ------
     StreamError
-        If it belongs to somebody else, or others can enter it.
+        If it belongs to somebody else, or everybody can put another one in its place.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
@@ -149,6 +149,7 @@ def private_folder(path: Path) -> Path:
         raise StreamError(f"{path} belongs to another user.", "Remove it, or have it removed.")
     if os.name == "posix" and found.st_mode & 0o077:
         path.chmod(0o700)
+    check_parents(path, StreamError)
     return path
 
 

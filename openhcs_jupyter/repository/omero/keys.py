@@ -11,7 +11,7 @@ import msgspec
 import platformdirs
 
 from openhcs_jupyter.errors import RepositoryError
-from openhcs_jupyter.files import write_whole
+from openhcs_jupyter.files import check_parents, write_whole
 from openhcs_jupyter.repository.omero.address import DEFAULT_PORT, Address
 
 SESSION_KEY = "OMERO_SESSION_KEY"
@@ -34,10 +34,17 @@ def session_file(address: Address) -> Path:
 
 
 def save_session(address: Address, session: SavedSession) -> None:
-    """Write a session's key, for this user's other processes."""
+    """Write a session's key, for this user's other processes.
+
+    Raises
+    ------
+    RepositoryError
+        If everybody can put another folder in the place of that for keys.
+    """
     path = session_file(address)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
+    check_parents(path.parent, RepositoryError)
     write_whole(path, msgspec.json.encode(session), private=True)
 
 
