@@ -31,6 +31,7 @@ from openhcs_jupyter.server.logins import Logins
 from openhcs_jupyter.server.metrics import serve_metrics
 from openhcs_jupyter.server.omero import Seen
 from openhcs_jupyter.server.queue import Queue
+from openhcs_jupyter.server.retention import Retention
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
 from openhcs_jupyter.server.watching import Pace
@@ -101,9 +102,17 @@ class Server:
                 settings, self._queue, self._folders, self._seats, self._topology, self.account_of, self._logins
             )
             stack.callback(self._jobs.watch.close)
+            self._retention = Retention(settings, self._queue, self._folders, self.account_of)
             self._clients = Clients()
             self._desk = Desk(
-                settings, self._queue, self._jobs, self._folders, self._clients, self._topology, self.account_of
+                settings,
+                self._queue,
+                self._jobs,
+                self._folders,
+                self._clients,
+                self._topology,
+                self.account_of,
+                self._retention,
             )
             self.door = FrontDoor(settings.bind, self._folders.keys())
             stack.callback(self.door.close)
@@ -195,6 +204,7 @@ class Server:
                     self._parks = False
                     self._jobs.park_all()
                 self._jobs.look()
+                self._retention.sweep()
             finally:
                 self._settle()
             self._trouble = ""

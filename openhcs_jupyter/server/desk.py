@@ -21,6 +21,7 @@ from openhcs_jupyter.server.jobs import Jobs
 from openhcs_jupyter.server.model import Payload
 from openhcs_jupyter.server.orders import LOG
 from openhcs_jupyter.server.queue import Queue, Record
+from openhcs_jupyter.server.retention import Retention
 from openhcs_jupyter.server.settings import ServerSettings
 from openhcs_jupyter.topology import Topology
 
@@ -57,6 +58,7 @@ class Desk:
         clients: Clients,
         topology: Topology,
         account_of: Callable[[str], Account],
+        retention: Retention,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -65,6 +67,7 @@ class Desk:
         self._clients = clients
         self._topology = topology
         self._account_of = account_of
+        self._retention = retention
         self._started = time.time()
         self.name = f"{getpass.getuser()}@{platform.node()}"
         self.stopping = False
@@ -126,6 +129,11 @@ class Desk:
         if quota.queued and len(self._queue.unended(owner=who.owner)) >= quota.queued:
             raise RefusedError(
                 "quota", f"{who.owner} has {quota.queued} jobs that have not ended; no more are allowed.",
+                "Wait, or cancel some.",
+            )  # fmt: skip
+        if not self._retention.has_room(who.owner):
+            raise RefusedError(
+                "quota", f"The code of {who.owner}'s jobs that have not ended fills {quota.code_gb:g} GB; no more may.",
                 "Wait, or cancel some.",
             )  # fmt: skip
         self._check(request.payload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,23 @@ class Folders:
             make_folder(partial, owner)
             partial.rename(path)
         return path
+
+    def remove_job(self, job: str, owner: Account) -> None:
+        """Remove a job's folder, with its owner's rights; takes as long as its owner has filled it.
+
+        Raises
+        ------
+        OSError
+            If its owner may not remove all of it.
+        """
+        path = self.job(job)
+        with acting_as(owner):
+            for one in list(path.iterdir()):
+                if one.is_dir() and not one.is_symlink():
+                    shutil.rmtree(one)
+                else:
+                    one.unlink()
+        path.rmdir()
 
     @contextmanager
     def lock(self, job: str) -> Iterator[int | None]:

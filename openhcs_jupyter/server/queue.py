@@ -114,6 +114,8 @@ class Queue:
         self._depth = 0
         self._live: dict[int, Record] | None = None
         """Jobs that have not ended, by their numbers; None where that must be read anew."""
+        self._held: dict[str, int] | None = None
+        """Bytes of the payloads of each owner's jobs; None where that must be counted anew."""
 
     def close(self) -> None:
         """Close the file."""
@@ -134,7 +136,7 @@ class Queue:
             self.is_settled = False
         except BaseException:
             del self._told[kept:]
-            self._live = None
+            self._live = self._held = None
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -175,7 +177,10 @@ class Queue:
             )
             assert cursor.lastrowid is not None
             added = msgspec.structs.replace(record, number=cursor.lastrowid)
-            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (added.number, _encode(payload)))
+            data = _encode(payload)
+            self._db.execute("INSERT INTO payloads VALUES (?, ?)", (added.number, data))
+            if self._held is not None:
+                self._held[record.owner] = self._held.get(record.owner, 0) + len(data)
             return self.note(added, [StateChanged(time=record.submitted, state=record.state)])
 
     def change(self, record: Record, **changes: Any) -> Record:
@@ -265,6 +270,39 @@ class Queue:
             found = self._many(f"WHERE state NOT IN ({places}) ORDER BY number", *ENDED)
             self._live = {record.number: record for record in found}
         return self._live
+
+    def ended_before(self, when: float, limit: int) -> list[Record]:
+        """List jobs that ended before a time, in seconds since the epoch; the earliest that were submitted first."""
+        found: list[Record] = []
+        for number, body in self._db.execute(f"{_SELECT} ORDER BY number"):
+            record = msgspec.structs.replace(_body.decode(body), number=number)
+            if record.submitted >= when or len(found) >= limit:
+                break
+            if record.state in ENDED and (record.ended or record.submitted) < when:
+                found.append(record)
+        return found
+
+    def first_ended(self, owner: str, limit: int) -> list[Record]:
+        """List the jobs of an owner that have ended, the earliest that were submitted first."""
+        places = ", ".join("?" * len(ENDED))
+        return self._many(f"WHERE owner = ? AND state IN ({places}) ORDER BY number LIMIT ?", owner, *ENDED, limit)
+
+    def held(self, owner: str) -> int:
+        """Return how many bytes the payloads of an owner's jobs have."""
+        if self._held is None:
+            told = "SELECT owner, sum(length(payload)) FROM payloads JOIN jobs ON number = job GROUP BY owner"
+            self._held = dict(self._db.execute(told))
+        return self._held.get(owner, 0)
+
+    def forget(self, record: Record) -> None:
+        """Remove a job that has ended, with its payload and its events."""
+        with self.transaction():
+            self._db.execute("DELETE FROM events WHERE job = ?", (record.number,))
+            told = self._db.execute("DELETE FROM payloads WHERE job = ? RETURNING length(payload)", (record.number,))
+            for (size,) in told.fetchall():
+                if self._held is not None:
+                    self._held[record.owner] = self._held.get(record.owner, 0) - size
+            self._db.execute("DELETE FROM jobs WHERE number = ?", (record.number,))
 
     def payload(self, record: Record) -> Payload:
         """Return what a job does."""

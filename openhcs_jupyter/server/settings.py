@@ -20,6 +20,8 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     queued: _Count = 10_000
     """Jobs that have not ended."""
+    code_gb: _Amount = 1.0
+    """Source code of all jobs that the server remembers; those that have ended are forgotten to make room."""
     active: _Count = 0
     """Jobs with a process."""
     cores: _Count = 0
@@ -65,6 +67,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     limits: Limits = Limits()
     warm: bool = True
     """Keep a process ready for the next job of owners that came lately."""
+    keep_days: _Amount = 90.0
+    """How long a job that has ended is remembered, with its events and its log; 0 keeps it for good."""
     park_on_stop: bool = False
     """On SIGTERM park jobs, rather than let them finish."""
     metrics: str = ""
