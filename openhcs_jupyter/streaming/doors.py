@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, is_everywhere, keys_of, short_folder
-from openhcs_jupyter.streaming.sockets import Monitor, bind_private, join_curve, prepare, serve_curve
+from openhcs_jupyter.streaming.sockets import Monitor, Widener, bind_private, join_curve, prepare, serve_curve
 from openhcs_jupyter.streaming.wire import MOST_REQUEST_BYTES, Knock, encode
 
 _AT_A_TIME = 200
@@ -95,6 +95,30 @@ class Door:
         self._control.send(frames[-1], copy=False)
 
 
+class PrivateDoor(Door):
+    """A door of Unix sockets; parameters as in `Door`."""
+
+    def __init__(self, control: zmq.Socket[bytes], news: zmq.Socket[bytes], endpoint: Endpoint) -> None:
+        super().__init__(control, news, endpoint)
+        self._widener = Widener(control)
+
+    @property
+    def polled(self) -> list[zmq.Socket[bytes]]:
+        """The socket of requests, and what tells of its connections."""
+        return [self._control, self._widener.events]
+
+    def look(self, ready: Collection[Any]) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+        """Widen new connections; give some of the messages that are there."""
+        if self._widener.events in ready:
+            self._widener.read()
+        yield from super().look(ready)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._widener.close()
+        super().close()
+
+
 class CallingDoor(Door):
     """Calls a viewer that listens, and knocks whenever the connection has been made.
 
@@ -173,7 +197,7 @@ def private_door(context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> Door:
     place = short_folder(folder)
     control, news = _bound(context)
     endpoint = Endpoint(control=bind_private(control, place / "control"), news=bind_private(news, place / "news"))
-    return Door(control, news, endpoint)
+    return PrivateDoor(control, news, endpoint)
 
 
 def network_door(context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, news_port: int, keys: KeyPair) -> Door:

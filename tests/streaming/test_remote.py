@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from collections.abc import Callable
@@ -87,6 +88,29 @@ def test_the_files_of_a_kernel_are_for_its_owner_only(bench: Bench, serve: Serve
             path = Path(address.removeprefix("ipc://"))
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the process's files as Linux shows them")
+def test_planes_leave_through_a_large_buffer_on_a_unix_socket(serve: Serve) -> None:
+    """The system's own makes a kernel and a viewer wait for each other forty times a plane."""
+    server = serve()
+    with over_socket(server), socket.socket(socket.AF_UNIX) as likewise:
+        likewise.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        most = likewise.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        path = server.local.control.removeprefix("ipc://")
+        until(lambda: most in send_buffers(path), "a large buffer")
+
+
+def send_buffers(path: str) -> list[int]:
+    """Return the sizes of the send buffers of this process's connections at a Unix socket."""
+    found = []
+    for file in Path("/proc/self/fd").iterdir():
+        if file.is_socket():
+            with socket.socket(fileno=os.dup(int(file.name))) as other:
+                listens = other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if other.family == socket.AF_UNIX and other.getsockname() == path and not listens:
+                    found.append(other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+    return found
 
 
 def test_several_runs_and_viewers(bench: Bench, serve: Serve) -> None:
