@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,13 @@ def test_a_declaration_that_fails_is_told_before_the_run(tells: Any, why: str) -
     problem = problem_of([Step(half)])
     assert "half does not tell from its parameters how its pixels lie" in problem
     assert why in problem
+
+
+def test_a_plan_that_tells_of_no_grids_is_of_recorded_pixels() -> None:
+    plan = plan_of([Step(blur, save=True), Step(segment, channel="DAPI", outputs=Labels("nuclei"))])
+    told = json.loads(plan.to_json())
+    for step in told["steps"]:
+        del step["grids"]
+    for result in told["results"]:
+        del result["grid"]
+    assert ExecutionPlan.from_json(json.dumps(told)) == plan

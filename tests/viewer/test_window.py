@@ -138,6 +138,8 @@ def test_layers_are_named_coloured_and_scaled_as_the_plate_says(finished: Run, w
     assert np.argmax(gfp.colormap.colors[-1][:3]) == 1
     for layer in window.viewer.layers:
         assert tuple(layer.scale[-2:]) == (0.65, 0.65)
+        # Its upper left corner lies at 0, however large its pixels are.
+        assert tuple(layer.data_to_world([-0.5] * layer.ndim)[-2:]) == pytest.approx((0, 0))
         assert [str(unit) for unit in layer.units[-2:]] == ["micrometer"] * 2
     for layer in (dapi, gfp):
         low, high = layer.contrast_limits

@@ -40,7 +40,8 @@ class PixelView:
         self.scene = scene
         self.layer.data = list(scene.levels)
         # Also where the layer is hidden this tells the sliders how far they reach now.
-        self.layer.scale = _placed(scene)["scale"]
+        placed = _placed(scene)
+        self.layer.scale, self.layer.translate = placed["scale"], placed["translate"]
 
     def repaint(self) -> None:
         """Paint what the store now holds; nothing else of the layer is looked at."""
@@ -129,6 +130,7 @@ class PointsView:
             border_width=0.12,
             opacity=0.8,
             scale=(pixel_size_um, pixel_size_um),
+            translate=(pixel_size_um / 2, pixel_size_um / 2),
             units=_UNITS[-2:],
             axis_labels=AXIS_LABELS[-2:],
             visible=visible,
@@ -150,6 +152,8 @@ def _placed(scene: Scene) -> dict[str, Any]:
     size = pixel_um(scene.layer)
     return {
         "scale": (1, 1, 1, scene.axes.z_step_um or 1.0, size, size),
+        # Napari puts the centre of the first pixel at 0; edges of small and large pixels are to lie over each other.
+        "translate": (0, 0, 0, 0, size / 2, size / 2),
         "units": _UNITS,
         "axis_labels": AXIS_LABELS,
     }
