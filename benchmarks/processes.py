@@ -29,13 +29,13 @@ def pin_threads() -> None:
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a benchmark's process: one thread a library, no settings of the user, this checkout.
 
-    Bytecode is kept, as that of installed packages is.
+    Bytecode is kept, as that of installed packages is, also by a process that adds this to what the shell says.
     """
-    left_out = ("OPENHCS_", "PYTHONDONTWRITEBYTECODE")
-    own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OPENHCS_")}
     own |= dict.fromkeys(_PINNED, "1")
     own |= {
         "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "",
         "XDG_CONFIG_HOME": str(SCRATCH / "config"),
         "OPENHCS_DATA_DIR": str(SCRATCH / "data"),
         "OPENHCS_CPU_ONLY": "1",

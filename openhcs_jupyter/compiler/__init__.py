@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from openhcs_jupyter.compiler.compile import compile
-from openhcs_jupyter.compiler.plan import ExecutionPlan
-from openhcs_jupyter.compiler.selection import Selection
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from openhcs_jupyter.compiler.compiling import compile
+    from openhcs_jupyter.compiler.plan import ExecutionPlan
+    from openhcs_jupyter.compiler.selection import Selection
 
 __all__ = ["ExecutionPlan", "Selection", "compile"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "compiling": ["compile"],
+        "plan": ["ExecutionPlan"],
+        "selection": ["Selection"],
+    },
+)

@@ -21,7 +21,7 @@ from openhcs_jupyter.engine.journal import JournalReader
 from openhcs_jupyter.engine.listing import run_folders, summary_of
 from openhcs_jupyter.engine.local import LocalExecutor
 from openhcs_jupyter.engine.program import program_of
-from openhcs_jupyter.engine.run import Run
+from openhcs_jupyter.engine.running import Run
 from openhcs_jupyter.engine.store import RunFolder
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile, UnitDone

@@ -162,7 +162,7 @@ class _Cells:
 
 def _conducts() -> bool:
     """Tell whether this process conducts a run; one that never did has not imported the engine."""
-    engine = sys.modules.get("openhcs_jupyter.engine.run")
+    engine = sys.modules.get("openhcs_jupyter.engine.running")
     return engine is not None and bool(engine.conducted())
 
 

@@ -132,7 +132,7 @@ def _register_views(shell: InteractiveShell) -> None:
 
         return job_view(value)
 
-    show_as("openhcs_jupyter.engine.run", "Run", run)
+    show_as("openhcs_jupyter.engine.running", "Run", run)
     show_as("openhcs_jupyter.client.run", "RemoteRun", job)
     show_as("openhcs_jupyter.compiler.plan", "ExecutionPlan", plan)
     show_as("openhcs_jupyter.model", "Plate", plate)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.machinery import ModuleSpec
 from typing import Any, Literal, NamedTuple
@@ -37,9 +39,11 @@ def distribution(package: str) -> Distribution:
     """Find the distribution that holds a top-level package, without importing the package."""
     if package == OWN:
         return Distribution("openhcs-jupyter", str(module_dict(sys.modules[OWN])["__version__"]))
-    import importlib.metadata  # takes 10 ms, and workers import this module without asking it
-
     name = _UNLIKE.get(package, package)
+    if version := _listed(name):
+        return Distribution(name, version)
+    import importlib.metadata
+
     try:
         return Distribution(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
@@ -50,6 +54,30 @@ def distribution(package: str) -> Distribution:
         return Distribution(names[0], importlib.metadata.version(names[0]))
     version = module_dict(sys.modules[package]).get("__version__") if package in sys.modules else None
     return Distribution(package, str(version or "unknown"))
+
+
+def _listed(name: str) -> str | None:
+    """Read a version off the name of its folder, as that says all: `importlib.metadata` takes 30 ms the first time.
+
+    None where that is not sure; `importlib.metadata` is asked then.
+    """
+    wanted = _plain(name)
+    for path in sys.path:
+        with suppress(OSError):  # what is no folder holds none
+            for entry in os.listdir(path or "."):  # noqa: PTH208 - names alone, of hundreds
+                if entry.endswith((".dist-info", ".egg-info")):
+                    found, _, version = entry[:-10].partition("-")
+                    if _plain(found) == wanted:
+                        return version if entry.endswith(".dist-info") and _SURE.fullmatch(version) else None
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+_SURE = re.compile(r"[0-9a-z.+]+")
+"""Of versions that stand in a folder's name as they are."""
 
 
 @functools.cache

@@ -164,6 +164,7 @@ class Server:
             poller.register(socket, zmq.POLLIN)
         watch, pace = self._jobs.watch, Pace(_BUSY_MS / 1000, _AT_ONCE)
         self._jobs.take_up()
+        self._seats.open()
         if not self._accounts:
             self._jobs.expect(self._owner)
         while not (self._stopping and not self._jobs.active):

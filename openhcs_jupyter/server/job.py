@@ -28,14 +28,18 @@ if TYPE_CHECKING:
     from openhcs_jupyter.streaming import StreamServer
 
 CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
-SHARED = ("openhcs_jupyter.functions.words",)
+SHARED = (
+    "openhcs_jupyter.functions.words",
+    "openhcs_jupyter.repository.embedded",
+    "openhcs_jupyter.engine.program",
+    "multiprocessing.connection",
+)
 """Modules that the process of a job has in common with its workers."""
 NEEDED = (
     *SHARED,
-    "openhcs_jupyter.compiler",
-    "openhcs_jupyter.engine",
+    "openhcs_jupyter.compiler.compiling",
+    "openhcs_jupyter.engine.start",
     "openhcs_jupyter.door.start",
-    "openhcs_jupyter.repository.embedded",
 )
 """Modules that every job needs."""
 _LONGEST_PATH = 4096
@@ -86,9 +90,8 @@ def _rehearse(server: socket.socket) -> None:
     from openhcs_jupyter.server.rehearsal import rehearse
 
     with suppress(Exception), closing(rehearse()) as steps:  # the job itself says what is amiss
-        for _ in steps:
-            if select.select([server], [], [], 0)[0]:
-                break
+        while not select.select([server], [], [], 0)[0]:
+            next(steps)
 
 
 def _settle(folder: Path) -> None:

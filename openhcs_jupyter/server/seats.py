@@ -178,6 +178,11 @@ class Seats:
         self._warm = warm
         self._ready: dict[str, Seat] = {}
 
+    def open(self) -> None:
+        """Start the process from which all others are forked, unless none is kept ready."""
+        if self._warm:
+            self._nursery.start()
+
     def prepare(self, owner: str, account: Account) -> None:
         """Have a process get ready for an owner's next job, for whom none is."""
         self._ready[owner] = self._new(account, ahead=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_what_is_not_used_of_a_users_module_does_not_count(library: Callable[[st
     assert identity(use) == before
 
 
-def test_functions_of_packages_count_by_name_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_packages_count_by_name_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from openhcs_jupyter.pipeline import _packages
 
     source = "import scipy.ndimage as ndi\ndef f(x):\n    return ndi.gaussian_filter(x, 2)"
@@ -78,13 +79,33 @@ def test_functions_of_packages_count_by_name_and_version(monkeypatch: pytest.Mon
     assert fingerprint(scipy.ndimage.gaussian_filter) != fingerprint(scipy.ndimage.median_filter)
     known = _packages.distribution.__wrapped__  # type: ignore[attr-defined]  # the cache has it
     _packages.distribution.cache_clear()
-    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    (tmp_path / "scipy-0.0.1.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     assert known("scipy").version == "0.0.1"
     try:
         assert identity(source) != before[0]
         assert fingerprint(scipy.ndimage.gaussian_filter) != before[1]
     finally:
         _packages.distribution.cache_clear()
+
+
+def test_versions_are_those_that_python_tells_of_all_that_is_installed() -> None:
+    from openhcs_jupyter.pipeline import _packages
+
+    wanted = {one.name: importlib.metadata.version(one.name) for one in importlib.metadata.distributions()}
+    assert wanted
+    assert {name: _packages.distribution.__wrapped__(name).version for name in wanted} == wanted  # type: ignore[attr-defined]
+
+
+def test_a_version_that_its_folder_does_not_tell_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openhcs_jupyter.pipeline import _packages
+
+    for folder, file in (("mylab_one-1.0_2.dist-info", "METADATA"), ("mylab_two.egg-info", "PKG-INFO")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(f"Metadata-Version: 2.1\nName: {folder[:9]}\nVersion: 1.0-2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _packages.distribution("mylab_one") == ("mylab_one", "1.0-2")
+    assert _packages.distribution("mylab_two") == ("mylab_two", "1.0-2")
 
 
 def test_the_environment_is_not_searched_for_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
