@@ -9,6 +9,12 @@ from pathlib import Path
 from openhcs_jupyter.errors import OpenHCSError
 
 
+def partial_of(path: Path) -> Path:
+    """Name what is written beside a file or folder and then put in its place; nobody else has the name."""
+    # Threads share the number of their process, and containers that share a folder may have the same.
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+
+
 def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file so that whoever opens it finds the old content or the new one, however many write it at once.
 
@@ -26,8 +32,7 @@ def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
     OSError
         If it cannot be written; what was there stays, and nothing else does.
     """
-    # Threads share the number of their process, and containers that share a folder may have the same.
-    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    partial = partial_of(path)
     try:
         with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
             file.write(content)

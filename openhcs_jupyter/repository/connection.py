@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from openhcs_jupyter.config import data_dir, load_settings
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.files import partial_of
 
 if TYPE_CHECKING:
     from openhcs_jupyter.repository.base import Repository
@@ -80,7 +81,7 @@ def _make_demo(plate: Path, progress: Callable[[int, int], None] | None) -> None
     from openhcs_jupyter.repository.embedded import synthetic
 
     # Written beside its place and moved, so that a half-made plate is never taken for the demo.
-    partial = plate.parent / f".partial-{os.getpid()}" / plate.name
+    partial = partial_of(plate) / plate.name
     try:
         synthetic.write_plate(partial, synthetic.DEMO, progress=progress)
         partial.rename(plate)

@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 import msgspec
 
 from openhcs_jupyter.errors import RepositoryError
+from openhcs_jupyter.files import partial_of
 from openhcs_jupyter.repository.omero.queries import FileRow
 
 Hand = Callable[[Sequence[str]], list[int]]
@@ -76,8 +77,7 @@ def mirror(folder: Path, files: Sequence[FileRow], hand: Hand) -> Path:
         if (folder / _MARK).read_text() == made_of:
             return folder / top.name
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(folder)
     try:
         _fill(partial, top, files, hand)
         (partial / _MARK).write_text(made_of)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openhcs_jupyter.errors import RepositoryError, UsageError
+from openhcs_jupyter.files import partial_of
 from openhcs_jupyter.model import parse_well
 from openhcs_jupyter.repository.embedded.synthetic.files import STRIP, description, image_name, tiff_header, write_htd
 from openhcs_jupyter.repository.embedded.synthetic.neurites import draw_neurites, true_neurites
@@ -65,7 +66,7 @@ def write_plate(folder: Path, spec: SyntheticPlate, progress: Callable[[int, int
         if _truth_of(folder) == _truth(spec):
             return folder
         raise RepositoryError(f"{folder} is not empty.", "Name a new folder for the synthetic plate.")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = partial_of(folder)
     try:
         partial.mkdir(parents=True)
         _check_space(partial, spec)
