@@ -58,15 +58,15 @@ def pack(rows: NDArray[np.generic], codec: Codec) -> Any:
     """Return the payload of some rows ``(N, X)``: their own memory, or a compressed copy."""
     if rows.dtype.byteorder == ">":
         rows = rows.astype(rows.dtype.newbyteorder("<"))
-    flat = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    rows = np.ascontiguousarray(rows)
     if codec == "raw":
-        return flat.data
+        return rows.data
     import imagecodecs
 
     lz4 = codec == "lz4"
     encode: Any = imagecodecs.blosc_encode
     return encode(
-        flat,
+        rows.reshape(-1).view(np.uint8),
         level=1,
         compressor="lz4" if lz4 else "zstd",
         shuffle="bitshuffle" if lz4 else "shuffle",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from socket import gethostname
@@ -12,11 +12,12 @@ import msgspec
 import zmq
 
 from openhcs_jupyter.streaming.keys import Endpoint, Invitation, KeyPair, is_everywhere, keys_of, short_folder
-from openhcs_jupyter.streaming.sockets import Monitor, Widener, bind_private, join_curve, prepare, serve_curve
+from openhcs_jupyter.streaming.sockets import Monitor, Widener, bind_private, join_curve, prepare, received, serve_curve
 from openhcs_jupyter.streaming.wire import MOST_REQUEST_BYTES, Knock, encode
 
-_AT_A_TIME = 200
 _DOMAIN = "viewers"
+_MORE = int(zmq.SNDMORE)
+_BEGIN = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Door:
@@ -52,20 +53,16 @@ class Door:
         control, news = (int(address.rpartition(":")[2]) for address in (self.endpoint.control, self.endpoint.news))
         return control, news
 
-    def look(self, ready: Collection[Any]) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """Give some of the messages that are there, each with the name of its viewer's connection."""
-        if self._control in ready:
-            for _ in range(_AT_A_TIME):
-                try:
-                    yield self._read()
-                except zmq.Again:
-                    return
+    def look(self, ready: Collection[Any]) -> tuple[bytes, Sequence[zmq.Frame]] | None:
+        """Return the next message, with the name of its viewer's connection, if there is one."""
+        if self._control not in ready or not (frames := received(self._control)):
+            return None
+        return frames[0].bytes, frames[1:]
 
     def send(self, peer: bytes, frames: Sequence[Any]) -> bool:
         """Send a message to one viewer; False if its queue is full. Who has gone gets nothing."""
-        flags = zmq.NOBLOCK | (zmq.SNDMORE if frames else 0)
         try:
-            self._control.send(peer, flags)
+            self._control.send(peer, _BEGIN)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -85,13 +82,9 @@ class Door:
         self._control.close()
         self._news.close()
 
-    def _read(self) -> tuple[bytes, Sequence[bytes]]:
-        peer, *frames = self._control.recv_multipart(zmq.NOBLOCK)
-        return peer, frames
-
     def _send_rest(self, frames: Sequence[Any]) -> None:
         for frame in frames[:-1]:
-            self._control.send(frame, zmq.SNDMORE)
+            self._control.send(frame, _MORE)
         self._control.send(frames[-1], copy=False)
 
 
@@ -107,11 +100,11 @@ class PrivateDoor(Door):
         """The socket of requests, and what tells of its connections."""
         return [self._control, self._widener.events]
 
-    def look(self, ready: Collection[Any]) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """Widen new connections; give some of the messages that are there."""
+    def look(self, ready: Collection[Any]) -> tuple[bytes, Sequence[zmq.Frame]] | None:
+        """Widen new connections; return the next message, if there is one."""
         if self._widener.events in ready:
             self._widener.read()
-        yield from super().look(ready)
+        return super().look(ready)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -160,15 +153,22 @@ class CallingDoor(Door):
         """The socket of requests, and what tells of its connection."""
         return [self._control, self._monitor.events]
 
-    def look(self, ready: Collection[Any]) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """Knock where the connection is new; give some of the messages that are there."""
+    def look(self, ready: Collection[Any]) -> tuple[bytes, Sequence[zmq.Frame]] | None:
+        """Knock where the connection is new; return the next message, if there is one."""
         happened = self._monitor.read() if self._monitor.events in ready else []
         if "connected" in happened:
             with suppress(zmq.Again):
                 self._control.send(encode(self._knock), zmq.NOBLOCK)
         if "refused" in happened and self._invitation.token:
             self.is_done = True
-        yield from super().look(ready)
+        if self._control not in ready or not (frames := received(self._control)):
+            return None
+        if self._invitation.token:
+            self.is_done = True
+        elif not self.is_let_in:
+            self.is_let_in = True
+            self._news.connect(self._invitation.endpoint.news)
+        return b"", frames
 
     def send(self, peer: bytes, frames: Sequence[Any]) -> bool:  # noqa: ARG002 - the interface has it
         """Send a message to the viewer; False if its queue is full."""
@@ -181,15 +181,6 @@ class CallingDoor(Door):
         """Close the sockets."""
         self._monitor.close()
         super().close()
-
-    def _read(self) -> tuple[bytes, Sequence[bytes]]:
-        frames = self._control.recv_multipart(zmq.NOBLOCK)
-        if self._invitation.token:
-            self.is_done = True
-        elif not self.is_let_in:
-            self.is_let_in = True
-            self._news.connect(self._invitation.endpoint.news)
-        return b"", frames
 
 
 def private_door(context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> Door:

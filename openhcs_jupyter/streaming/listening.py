@@ -20,9 +20,9 @@ from openhcs_jupyter.streaming.keys import (
     write_private,
 )
 from openhcs_jupyter.streaming.layers import LinkChanged
-from openhcs_jupyter.streaming.remote import NetworkSource, received
+from openhcs_jupyter.streaming.remote import NetworkSource
 from openhcs_jupyter.streaming.session import Session
-from openhcs_jupyter.streaming.sockets import Doorman, prepare, serve_curve
+from openhcs_jupyter.streaming.sockets import Doorman, prepare, received, serve_curve
 from openhcs_jupyter.streaming.wire import (
     MOST_MESSAGE_BYTES,
     Enrolled,
@@ -109,14 +109,12 @@ class ListeningSource(NetworkSource):
         self._board.post(LinkChanged(link="connecting", detail="Waiting for a kernel."))
 
     def _look(self, ready: dict[Any, int]) -> None:
-        if self._news in ready:
-            for frames in received(self._news):
-                for session in self._by_kernel.values():
-                    session.overhear(frames)
-        if self._control in ready:
-            for peer, *frames in received(self._control):
-                if frames:
-                    self._take(peer.bytes, frames, str(frames[0].get("User-Id")))
+        if self._news in ready and (frames := received(self._news)):
+            for session in self._by_kernel.values():
+                session.overhear(frames)
+        if self._control in ready and len(frames := received(self._control)) > 1:
+            peer, *frames = frames
+            self._take(peer.bytes, frames, str(frames[0].get("User-Id")))
 
     def _close(self) -> None:
         self._control.close()

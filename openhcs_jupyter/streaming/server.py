@@ -37,8 +37,8 @@ from openhcs_jupyter.streaming.serving import PixelServer
 from openhcs_jupyter.streaming.sockets import Doorman, Waker
 from openhcs_jupyter.streaming.wire import News, encode
 
-_LOOK_S = 0.04
-_IDLE_S = 0.25
+_LOOK_MS = 40
+_IDLE_MS = 250
 _QUIET_S = 2.0
 _SLICE_S = 0.005
 _STATE = "server.json"
@@ -85,7 +85,8 @@ class StreamServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._waker = Waker()
         self._poller = zmq.Poller()
-        self._poller.register(self._waker, zmq.POLLIN)
+        self._woken = self._waker.fileno()
+        self._poller.register(self._woken, zmq.POLLIN)
         self._orders: deque[Callable[[], None]] = deque()
         self._end = threading.Event()
         self._epoch = secrets.token_hex(8)
@@ -197,7 +198,7 @@ class StreamServer:
         now = time.monotonic()
         end = now + longest_s
         while time.monotonic() < min(end, max(now, self._pixels.asked) + _QUIET_S):
-            self._end.wait(_IDLE_S)
+            self._end.wait(_IDLE_MS / 1000)
         self.close()
 
     def close(self) -> None:
@@ -260,14 +261,14 @@ class StreamServer:
     def _serve(self) -> None:
         try:
             while not self._end.is_set():
-                busy = self._follow()
-                ready = dict(self._poller.poll(0 if busy else int(1000 * self._pause())))
-                if self._waker.fileno() in ready:
+                ready = dict(self._poller.poll(self._follow()))
+                if self._woken in ready:
                     self._waker.clear()
                 while self._orders:
                     self._orders.popleft()()
                 for mark, door in list(self._doors.items()):
-                    for peer, frames in door.look(ready):
+                    if (message := door.look(ready)) is not None:
+                        peer, frames = message
                         self._pixels.handle(mark + peer, frames)
                     if isinstance(door, CallingDoor) and door.is_done:
                         self._call(door.known)
@@ -280,27 +281,26 @@ class StreamServer:
             self._context.destroy(linger=200)
             self._waker.close()
 
-    def _pause(self) -> float:
-        """Journals are looked at often while somebody watches and something happens."""
-        if self._pixels.is_watched and any(follower.status == "running" for follower, _ in self._runs.values()):
-            return _LOOK_S
-        return _IDLE_S
-
-    def _follow(self) -> bool:
-        """Announce what has happened, for a moment, if somebody watches; tells whether there is more."""
+    def _follow(self) -> int:
+        """Announce what has happened, for a moment, if somebody watches; tells how many ms later there may be more."""
         now = time.monotonic()
-        if now < self._look_at or not self._pixels.is_watched:
-            return False
+        if now < self._look_at:
+            return int(1000 * (self._look_at - now)) + 1
+        if not self._pixels.is_watched:
+            return _IDLE_MS
         end = now + _SLICE_S
         for path, (follower, news) in list(self._runs.items()):
             try:
                 for announcement in news:
                     self._board.post(announcement)
                     if time.monotonic() > end:
-                        return True
+                        return 0
             except OpenHCSError:
                 del self._runs[path]  # its folder is gone or damaged; what was announced stays
                 continue
             self._runs[path] = (follower, follower.announcements())
-        self._look_at = now + self._pause()
-        return False
+        # Journals are looked at often while something happens.
+        runs = any(follower.status == "running" for follower, _ in self._runs.values())
+        pause = _LOOK_MS if runs else _IDLE_MS
+        self._look_at = now + pause / 1000
+        return pause

@@ -161,20 +161,20 @@ class PixelServer:
         if not isinstance(message, Ping | Bye):
             self.asked = viewer.seen
         match message:
-            case Ask():
-                self._tell(peer, message.after)
+            case Want() | WantTable():
+                self._take(peer, viewer, message)
             case Ping():
                 self._probe(peer, viewer, message.probe)
                 self._say(peer, Pong(session=viewer.session, number=self._board.number))
             case Credit():
                 viewer.granted = max(viewer.granted, message.granted)
                 viewer.rate = message.rate
-            case Want() | WantTable():
-                self._take(peer, viewer, message)
             case Drop():
                 for number in message.ids:
                     if (work := viewer.wants.pop(number, None)) is not None:
                         work.dropped = True
+            case Ask():
+                self._tell(peer, message.after)
             case Bye():
                 del self._viewers[peer]
 

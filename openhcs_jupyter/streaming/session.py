@@ -206,6 +206,9 @@ class Session:
             return
         self._heard = time.monotonic()
         match message:
+            case Part():
+                self._count(memoryview(payload).nbytes)
+                self._part(message, payload)
             case Welcome():
                 self._begin(message)
             case Said():
@@ -218,12 +221,9 @@ class Session:
                     self._catch_up()
             case Probe():
                 self._rate.probed(memoryview(payload).nbytes, message.number)
-            case Part() | Rows():
+            case Rows():
                 self._count(memoryview(payload).nbytes)
-                if isinstance(message, Part):
-                    self._part(message, payload)
-                else:
-                    self._rows(message, payload)
+                self._rows(message, payload)
             case Refused():
                 self._fail(message.id, message.message)
             case Bye():

@@ -16,6 +16,7 @@ from openhcs_jupyter.streaming.keys import KeyPair
 
 Connected = Callable[[], None]
 _MOST_QUEUED = 2000
+_NOBLOCK = int(zmq.NOBLOCK)
 _BEAT_MS = 1000
 _SILENT_MS = 5000
 _SEND_BUFFER = 1 << 20
@@ -57,6 +58,20 @@ def bind_private(socket: zmq.Socket[bytes], path: Path) -> str:
     socket.bind(f"ipc://{path}")
     path.chmod(0o600)
     return f"ipc://{path}"
+
+
+def received(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """Return the frames of the next message, without copying them; none if no message is there.
+
+    ``recv_multipart`` would ask the socket after each frame whether there are more, which takes longer than the frame.
+    """
+    try:
+        frames = [socket.recv(_NOBLOCK, copy=False)]
+    except zmq.Again:
+        return []
+    while frames[-1].more:
+        frames.append(socket.recv(_NOBLOCK, copy=False))
+    return frames
 
 
 class Waker:
