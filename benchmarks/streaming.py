@@ -163,7 +163,7 @@ def take_bare(dealer: Any, count: int) -> None:
 
 
 def against_bare(place: Path, folder: Path, count: int, repeats: int) -> dict[str, float]:
-    """Compare the sustained rate with that of a bare pair of sockets, in short turns: a machine's speed changes soon."""
+    """Compare the sustained rate with that of a bare pair of sockets, in short turns, as a machine's speed changes."""
     import zmq
 
     figures = {}

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import zmq
 
 from openhcs_jupyter.errors import StreamError
@@ -31,7 +30,7 @@ from openhcs_jupyter.streaming.layers import LinkChanged, RunAnnounced
 from openhcs_jupyter.streaming.local import plane_here, table_here
 from openhcs_jupyter.streaming.planes import Reader
 from openhcs_jupyter.streaming.session import Session
-from openhcs_jupyter.streaming.sockets import Monitor, Waker, join_curve, prepare, received
+from openhcs_jupyter.streaming.sockets import Monitor, Waker, join_curve, keep_memory, prepare, received
 from openhcs_jupyter.streaming.source import Listener, Plane, PlaneRequest, Source, TableRequest
 from openhcs_jupyter.streaming.wire import (
     MOST_MESSAGE_BYTES,
@@ -42,7 +41,6 @@ from openhcs_jupyter.streaming.wire import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LARGEST = (1 << 25) - (1 << 13)
 _TICK_MS = 100
 _THREADS = 2
 
@@ -74,7 +72,7 @@ class NetworkSource(Source):
 
     def start(self) -> None:
         """Begin to look for runs."""
-        _keep_memory()
+        keep_memory()
         self._open()
         self._thread.start()
 
@@ -279,15 +277,6 @@ class RemoteSource(NetworkSource):
     def _send(self, message: Message) -> None:
         with suppress(zmq.Again):  # the session begins anew when the connection is back
             self._control.send(encode(message), zmq.NOBLOCK)
-
-
-def _keep_memory() -> None:
-    """Let the C library keep what planes leave; else it gives memory back after some and takes it anew for others.
-
-    glibc gives back from twice the size of the largest block that it has seen freed, up to blocks of 32 MB: one such is
-    shown to it, and takes no memory as nobody writes to it. Taking a plane of 8 MB anew costs 2,048 page faults.
-    """
-    np.empty(_LARGEST, np.uint8)
 
 
 def check_version(file: ConnectionFile, named: str) -> None:

@@ -34,7 +34,7 @@ from openhcs_jupyter.streaming.keys import (
 )
 from openhcs_jupyter.streaming.layers import AnyAnnouncement, LinkChanged
 from openhcs_jupyter.streaming.serving import PixelServer
-from openhcs_jupyter.streaming.sockets import Doorman, Waker
+from openhcs_jupyter.streaming.sockets import Doorman, Waker, keep_memory
 from openhcs_jupyter.streaming.wire import News, encode
 
 _LOOK_MS = 40
@@ -124,6 +124,7 @@ class StreamServer:
         StreamError
             If an address is taken.
         """
+        keep_memory()
         self._doorman = Doorman(self._context, lambda _, key: key == self._state.viewer.public)
         try:
             local = doors.private_door(self._context, self._folder)

@@ -15,6 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 from openhcs_jupyter.streaming.keys import KeyPair
 
 Connected = Callable[[], None]
+_LARGEST = (1 << 25) - (1 << 13)
 _MOST_QUEUED = 2000
 _NOBLOCK = int(zmq.NOBLOCK)
 _BEAT_MS = 1000
@@ -58,6 +59,17 @@ def bind_private(socket: zmq.Socket[bytes], path: Path) -> str:
     socket.bind(f"ipc://{path}")
     path.chmod(0o600)
     return f"ipc://{path}"
+
+
+def keep_memory() -> None:
+    """Let the C library keep what planes leave; else it gives memory back after some and takes it anew for others.
+
+    glibc gives back from twice the size of the largest block that it has seen freed, up to blocks of 32 MB: one such is
+    shown to it, and takes no memory as nobody writes to it. Taking a plane of 8 MB anew costs 2,048 page faults.
+    """
+    import numpy as np
+
+    np.empty(_LARGEST, np.uint8)
 
 
 def received(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
