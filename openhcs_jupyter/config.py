@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,10 +105,12 @@ def data_dir(settings: Settings) -> Path:
 
 def _kept(path: Path) -> dict[str, Any]:
     """Read what the user's file holds."""
+    if not path.exists():
+        return {}
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}", "Mend the file or remove it.") from error
 

@@ -86,6 +86,22 @@ def test_the_wheel_has_nothing_but_the_package_and_its_metadata(wheel: Path) -> 
     assert not [name for name in _names(wheel) if "__pycache__" in name]
 
 
+@pytest.mark.parametrize("room", ["compiler", "engine", "repository", "repository.omero", "topology"])
+def test_public_names_stay_what_they_are_when_the_modules_are_imported_that_hold_them(room: str) -> None:
+    code = f"""
+import importlib, pkgutil, types
+room = importlib.import_module("openhcs_jupyter.{room}")
+names = room.__all__
+assert names and not set(names) & {{module.name for module in pkgutil.iter_modules(room.__path__)}}
+first = {{name: getattr(room, name) for name in names}}
+for value in first.values():
+    importlib.import_module(value.__module__)
+assert first == {{name: getattr(room, name) for name in names}}
+assert not any(isinstance(value, types.ModuleType) for value in first.values())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_metadata_tell_version_licence_and_extras(wheel: Path) -> None:
     version = openhcs_jupyter.__version__
     assert f"openhcs_jupyter-{version}.dist-info/licenses/LICENSE" in _names(wheel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -48,6 +47,8 @@ class Fault(Protocol):
 
 def known(name: object, names: Iterable[str]) -> str:
     """Say which names there are and which of them is near to `name`."""
+    import difflib  # nothing else here takes as long to import, and most runs have no problem
+
     names = list(names)
     lower = {other.lower(): other for other in reversed(names)}
     near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)]

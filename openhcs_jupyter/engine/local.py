@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 
 from openhcs_jupyter.engine.devices.opening import missing
 from openhcs_jupyter.engine.executor import Executor, Session
 from openhcs_jupyter.engine.forkserver import fork_server
 from openhcs_jupyter.engine.lanes import Lane, LanedSession
+from openhcs_jupyter.engine.pipes import Pipe
 from openhcs_jupyter.engine.program import Failure, Outcome, PackedProgram, Program, Work, pack
 from openhcs_jupyter.engine.status import STATUS_SIZE, Status
 from openhcs_jupyter.engine.store import RunFolder, stored_files
@@ -78,7 +78,7 @@ class _Worker:
         finally:
             theirs.close()
             os.close(memory)
-        self.connection = Connection(ours.detach())
+        self.connection = Pipe(ours)
         self.held: deque[Work] = deque()
         with suppress(OSError):  # if it has died already, that is seen when it is waited for
             self.connection.send_bytes(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-import secrets
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,7 +29,6 @@ from openhcs_jupyter.model import RunRecord
 from openhcs_jupyter.pipeline.chains import chains_of
 from openhcs_jupyter.pipeline.fingerprint import package_versions
 from openhcs_jupyter.repository import Repository, connect
-from openhcs_jupyter.topology import discover
 
 Options = Mapping[str, str | int | float | bool | list[str] | None]
 
@@ -78,6 +77,8 @@ def run(
     lack = executor.lacks(plan.devices)
     if lack is not None:
         lack = f"{lack}; the run computes on CPUs"
+        from openhcs_jupyter.topology import discover
+
         plan = plan.on_cpus(discover(file=False))
     repository = connect(plan.repository)
     repository.reach()
@@ -168,7 +169,7 @@ def _folder(
         return folder, _known_files(folder)
     if resume is None:
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S.%f")[:-3]
-        return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{secrets.token_hex(2)}"), {}
+        return RunFolder(repository.runs_folder / f"{started}-{plan.name}-{os.urandom(2).hex()}"), {}
     folders = run_folders(repository.runs_folder)
     for folder in folders:
         try:

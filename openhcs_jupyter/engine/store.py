@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import platform
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +248,7 @@ class Lock:
                 )
             time.sleep(_LOOKED_AT_S / 10)  # whoever looks whether the run is conducted holds the lock for a moment
         # Names this start of the run, for those who ask it to stop.
-        os.pwrite(self._file, secrets.token_hex(8).encode(), 0)
+        os.pwrite(self._file, os.urandom(8).hex().encode(), 0)
 
     def _try(self) -> bool:
         assert self._file is not None

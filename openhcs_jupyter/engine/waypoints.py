@@ -15,7 +15,6 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median_low
 from typing import NamedTuple
 
 import msgspec
@@ -324,7 +323,7 @@ class Recorder:
         if step.kind == "table" or step.stack != "z":
             return self._seconds.get(step.index, 0.0)
         # A call that sets something up, or that others kept from the core, says little of the next one.
-        return median_low(calls) * self._sites * len(step.channels)
+        return sorted(calls)[(len(calls) - 1) // 2] * self._sites * len(step.channels)
 
     def _stacks_up_to(self, position: int) -> int:
         """Tell how many stacks may have been changed up to a position."""

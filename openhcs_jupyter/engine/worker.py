@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import queue
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection
 
 import cloudpickle
 import msgspec
@@ -21,6 +20,7 @@ from openhcs_jupyter.engine.compute import compute
 from openhcs_jupyter.engine.devices.base import DeviceBrokenError, DeviceLostError
 from openhcs_jupyter.engine.devices.opening import open_device
 from openhcs_jupyter.engine.kernels import Kernels
+from openhcs_jupyter.engine.pipes import Pipe
 from openhcs_jupyter.engine.program import Failure, Outcome, Program, Work
 from openhcs_jupyter.engine.reading import UnitInputs
 from openhcs_jupyter.engine.saving import save_pixels
@@ -51,8 +51,8 @@ class _Computed:
 
 def work(connection: int, status: int) -> None:
     """Work until the conductor closes the connection."""
-    conductor = Connection(connection)
-    search_path, working_folder, device, packed = pickle.loads(conductor.recv_bytes())  # noqa: S301 - from our conductor
+    conductor = Pipe(socket.socket(fileno=connection))
+    search_path, working_folder, device, packed = conductor.recv()
     # First of all: the program refers to modules of the user, which are found there.
     sys.path[:] = [*search_path, *(path for path in sys.path if path not in search_path)]
     os.chdir(working_folder)
@@ -75,7 +75,7 @@ def work(connection: int, status: int) -> None:
         _Worker(conductor, Status(status), program, repository, kernels).run()
 
 
-def _refuse(conductor: Connection, failure: Failure) -> None:
+def _refuse(conductor: Pipe, failure: Failure) -> None:
     """Say of the first unit why no unit can be done."""
     work: Work = conductor.recv()
     conductor.send(Outcome(unit=work.unit.id, failure=failure))
@@ -84,7 +84,7 @@ def _refuse(conductor: Connection, failure: Failure) -> None:
 class _Worker:
     def __init__(
         self,
-        conductor: Connection,
+        conductor: Pipe,
         status: Status,
         program: Program,
         repository: Repository,

@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -150,7 +149,11 @@ def _is_module(package: str, name: str) -> bool:
     return bool(spec and spec.submodule_search_locations and importlib.util.find_spec(f"{package}.{name}"))
 
 
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    import sysconfig  # takes 2 ms, and most paths tell without it
+
+    return tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
 
 
 @functools.cache
@@ -168,7 +171,7 @@ def place_of(module: str) -> Place:
     origin = getattr(spec, "origin", None) or namespace.get("__file__")
     folders = [origin] if origin else list(getattr(spec, "submodule_search_locations", None) or ())
     if any(
-        "site-packages" in folder or "dist-packages" in folder or folder.startswith(_INSTALLED) for folder in folders
+        "site-packages" in folder or "dist-packages" in folder or folder.startswith(_installed()) for folder in folders
     ):
         return "installed"
     return "user"

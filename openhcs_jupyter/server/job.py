@@ -32,7 +32,7 @@ SHARED = (
     "openhcs_jupyter.functions.words",
     "openhcs_jupyter.repository.embedded",
     "openhcs_jupyter.engine.program",
-    "multiprocessing.connection",
+    "openhcs_jupyter.engine.pipes",
 )
 """Modules that the process of a job has in common with its workers."""
 NEEDED = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Annotated, Literal
 
 import msgspec
@@ -145,4 +145,4 @@ class Job(JobFacts, frozen=True, kw_only=True):
 
 def new_key() -> str:
     """Make the key of a job, before it is submitted for the first time."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

@@ -22,7 +22,7 @@ from importlib import import_module
 import msgspec
 
 from openhcs_jupyter.config import ONE_THREAD
-from openhcs_jupyter.server import accounts, limits
+from openhcs_jupyter.server import accounts, job, limits
 from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.processes import KEY_FILE, SEAT
 from openhcs_jupyter.server.settings import Limits
@@ -58,12 +58,15 @@ def main() -> None:
     environment = dict(os.environ)
     os.environ.update(ONE_THREAD)
     steps: Iterator[None] | None = _get_ready()
+    pause = 0.0
     while True:
-        if not select.select([control], [], [], _LOOK_S if steps is None else 0)[0]:
+        if not select.select([control], [], [], _LOOK_S if steps is None else pause)[0]:
+            pause = 0.0
             if steps is not None and next(steps, _END) is _END:
                 steps = None
             _reap()
             continue
+        pause = _LOOK_S  # a job that is to begin needs the cores
         message, files, _, _ = socket.recv_fds(control, LONGEST_ORDER, 1)
         if not message:
             return
@@ -78,8 +81,6 @@ def main() -> None:
 
 def _get_ready() -> Iterator[None]:
     """Import what jobs and their workers need, a step at a time, so that nobody waits for all of it."""
-    from openhcs_jupyter.server import job
-
     yield from map(_import, job.NEEDED)
     from openhcs_jupyter.engine import fork_server
     from openhcs_jupyter.engine.needed import LIKELY, NEEDED
@@ -121,9 +122,7 @@ def _live(order: Order, server: socket.socket, environment: Mapping[str, str]) -
             site.USER_BASE = site.USER_SITE = None
             site.addsitedir(site.getusersitepackages())
         limits.apply(order.limits)
-        from openhcs_jupyter.server.job import do_next
-
-        do_next(server, ahead=order.ahead)
+        job.do_next(server, ahead=order.ahead)
         code = 0
     except BaseException:  # noqa: BLE001 - it must not return into the loop of its parent
         traceback.print_exc()

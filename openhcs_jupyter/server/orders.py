@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -77,7 +76,7 @@ def read_events(data: bytes) -> Iterator[tuple[int, AnyJobEvent | None]]:
 
 def write_orders(folder: Path, orders: Orders) -> None:
     """Write a job's orders into its folder, whole or not at all, and never through what a job has left there."""
-    partial = folder / f".{ORDERS}.{secrets.token_hex(8)}"
+    partial = folder / f".{ORDERS}.{os.urandom(8).hex()}"
     with open(partial, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
         file.write(_encoder.encode(orders))
     partial.replace(folder / ORDERS)
