@@ -159,7 +159,7 @@ class Monitor:
 
 
 class Widener:
-    """Gives each connection that a Unix socket accepts a send buffer of a megabyte: planes cross it a fifth faster.
+    """Gives each connection that a Unix socket accepts a send buffer of a megabyte: planes cross it a tenth faster.
 
     With the system's own, sender and reader wait for each other forty times a plane of 8 MB. ZeroMQ's option does
     nothing for Unix sockets. Some systems allow less than is asked for.
