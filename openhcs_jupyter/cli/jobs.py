@@ -1,4 +1,4 @@
-"""``openhcs-jupyter`` for jobs: submit, jobs, attach, cancel, park, resume, log, server."""
+"""``openhcs-jupyter`` for jobs: submit, jobs, attach, cancel, park, resume, log, view, server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from openhcs_jupyter.magics.options import (
     add_jobs_options,
     add_profile_options,
     add_run_options,
+    add_viewer_option,
     run_options,
 )
 
@@ -44,8 +45,12 @@ def add_commands(add: Add) -> None:
         ("resume", _resume, "Let a job go on that is parked, cancelled, has failed or needs a login."),
         ("park", _park, "Stop a job until it is asked to go on."),
         ("log", _log, "Print what the processes of a job have written."),
+        ("view", _view, "Show a job in a viewer that listens, while it goes on and after its end."),
     ):
-        add_job_options(add(name, handler, text))
+        command = add(name, handler, text)
+        add_job_options(command)
+        if name == "view":
+            add_viewer_option(command)
     add_profile_options(add("server", _server, "Show an execution server, or list, add or remove those you know."))
 
 
@@ -119,6 +124,15 @@ def _park(arguments: argparse.Namespace) -> int:
 def _log(arguments: argparse.Namespace) -> int:
     with _job(arguments) as run:
         sys.stdout.write(run.log())
+    return 0
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    from openhcs_jupyter.magics.remote import viewed
+
+    with _job(arguments) as run:
+        run.wait_until_known()
+        say(viewed(run, arguments.viewer).text)
     return 0
 
 

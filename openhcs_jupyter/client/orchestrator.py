@@ -19,8 +19,7 @@ from openhcs_jupyter.errors import ServerError, UsageError
 from openhcs_jupyter.pipeline import FunctionStep, Step
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.model import ENDED, AnyJobEvent, Job, JobEvent, JobState, Payload, new_key
-from openhcs_jupyter.streaming.keys import read_invitation
-from openhcs_jupyter.streaming.known import known_viewer
+from openhcs_jupyter.streaming.known import viewer_line
 
 _LOOK_S = 0.5
 _VIEWER_PORT = 5555
@@ -137,7 +136,7 @@ class RemoteOrchestrator(Closing):
         """
         options, theirs = _options(config)
         options = msgspec.structs.replace(options, plate=str(plate_id), name=name)
-        viewers = (_invitation(viewer_host, viewer_port),) if viewer_host else ()
+        viewers = (viewer_line(viewer_host, viewer_port or _VIEWER_PORT),) if viewer_host else ()
         return self.submit_code(code_of_steps(pipeline_steps, theirs), options, viewers=viewers, priority=priority).id
 
     def submit_code(
@@ -272,6 +271,31 @@ class RemoteOrchestrator(Closing):
         """Let a job go on that is parked, cancelled, has failed or needs a login."""
         return self._link.ask(p.Resume, p.JobIs, job=job_id).job
 
+    def view(self, job_id: str, viewer_host: str | None = None, viewer_port: int | None = None) -> str:
+        """Show the run of a job in a viewer, while it goes on and after its end.
+
+        Parameters
+        ----------
+        job_id
+            The job.
+        viewer_host, viewer_port
+            Of a listening viewer, as of `run_remote_pipeline`; left out, viewers are waited for.
+
+        Returns
+        -------
+        str
+            What ``openhcs-jupyter viewer`` opens on any machine that reaches the server's by SSH.
+
+        Raises
+        ------
+        StreamError
+            If the viewer is not known yet.
+        ServerError
+            If there is no such job of this user, its run was removed, or the server cannot be reached.
+        """
+        line = viewer_line(viewer_host, viewer_port or _VIEWER_PORT) if viewer_host else ""
+        return self._link.ask(p.View, p.Shown, job=job_id, viewer=line).file
+
     def result(self, job_id: str) -> RemoteRun:
         """Wait for a job and return its run.
 
@@ -346,10 +370,3 @@ def _options(config: Any) -> tuple[RunOptions, object]:
         return msgspec.convert(dict(config), RunOptions), None
     except msgspec.ValidationError as error:
         raise UsageError(f"An option does not fit: {error}") from None
-
-
-def _invitation(host: str, port: int | None) -> str:
-    """Return the line by which a job calls a listening viewer."""
-    if "://" in host:
-        return read_invitation(host).line()
-    return known_viewer(host, port or _VIEWER_PORT).line()

@@ -268,6 +268,10 @@ class RemoteRun(Run):
             f": {self.message}" if self.message else ""
         )
 
+    def view(self, viewer: str = "") -> str:
+        """Show it in viewers; `viewer` is the line of one that listens. Returns what others open through SSH."""
+        return self._link.ask(p.View, p.Shown, job=self.id, viewer=viewer).file
+
     def log(self) -> str:
         """Return what the job's processes have written to their output."""
         parts: list[bytes] = []

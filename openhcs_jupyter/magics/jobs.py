@@ -1,4 +1,4 @@
-"""``%openhcs`` for jobs: jobs, attach, cancel, park, resume, log, server."""
+"""``%openhcs`` for jobs: jobs, attach, cancel, park, resume, log, view, server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from openhcs_jupyter.errors import UsageError
 from openhcs_jupyter.magics.display import QuietDisplay, display_for
 from openhcs_jupyter.magics.errors import reported
 from openhcs_jupyter.magics.follow import Pause, until_stopped
-from openhcs_jupyter.magics.remote import LineStates, StateDisplay, follow_jobs, source_of, submit, submitted_view
+from openhcs_jupyter.magics.remote import (
+    LineStates,
+    StateDisplay,
+    follow_jobs,
+    source_of,
+    submit,
+    submitted_view,
+    viewed,
+)
 from openhcs_jupyter.magics.servers import Servers, add_profile
 from openhcs_jupyter.magics.state import State
 from openhcs_jupyter.magics.variables import checked_name
@@ -81,6 +89,11 @@ async def resume(state: State, run: RemoteRun, pause: Pause) -> None:
     """Let a job go on, and follow it."""
     run.resume()
     await _follow(state, [run], pause, stop_run=False)
+
+
+def view(run: RemoteRun, viewer: str | None) -> None:
+    """Show a job in napari."""
+    show(viewed(run, viewer))
 
 
 async def log(state: State, run: RemoteRun, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike

@@ -25,6 +25,7 @@ from openhcs_jupyter.magics.options import (
     add_results_options,
     add_run_options,
     add_server_option,
+    add_viewer_option,
     cell_parser,
     run_options,
     split,
@@ -92,6 +93,8 @@ def line_parser() -> OptionParser:
     view = add("view", _view, "Show a run in napari, here or on another machine.")
     what = "variable, name or id, or the line of a listening viewer; left out, the last one"
     view.add_argument("run", nargs="?", metavar="RUN", help=what)
+    add_viewer_option(view)
+    add_server_option(view)
     replay = add("replay", _replay, "Make the cell of a run again, from what was kept of it.")
     replay.add_argument("run", nargs="?", metavar="RUN", help=REPLAYED)
     cache = add("cache", _cache, "Show what is kept of runs, and its limit, or clear what is kept to save time.")
@@ -284,10 +287,16 @@ async def _plan(state: State, arguments: argparse.Namespace, pause: Pause) -> No
 
 
 async def _view(state: State, arguments: argparse.Namespace, pause: Pause) -> None:
-    if arguments.run is not None and "://" in arguments.run:
-        show(await state.viewing.call(arguments.run, state.run(None), pause))
+    line = arguments.run if arguments.run is not None and "://" in arguments.run else None
+    name = None if line else arguments.run
+    if arguments.server is not None or state.known_job(name) is not None:
+        from openhcs_jupyter.magics import jobs
+
+        jobs.view(state.job(arguments.server, name), line or arguments.viewer)
+    elif line or arguments.viewer:
+        show(await state.viewing.call(line or arguments.viewer, state.run(name), pause))
     else:
-        show(await state.viewing.view(state.run(arguments.run), pause))
+        show(await state.viewing.view(state.run(name), pause))
 
 
 async def _replay(state: State, arguments: argparse.Namespace, pause: Pause) -> None:  # noqa: ARG001 - all of these are called alike

@@ -210,6 +210,13 @@ def add_server_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="NAME", help="profile of the execution server that has it as a job")
 
 
+def add_viewer_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a listening viewer."""
+    parser.add_argument(
+        "--viewer", metavar="LINE", help="what a listening viewer printed; left out, as the settings say"
+    )
+
+
 def add_jobs_options(parser: argparse.ArgumentParser) -> None:
     """Add what stands behind ``jobs``."""
     add_server_option(parser)

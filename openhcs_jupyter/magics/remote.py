@@ -277,6 +277,42 @@ def _for_jobs(server: RemoteOrchestrator, options: RunOptions) -> tuple[RunOptio
     return options, _viewers() if options.view and not options.dry_run else ()
 
 
+def viewed(run: RemoteRun, viewer: str | None) -> Rendered:
+    """Show a job in a listening viewer, or say how others come to see it.
+
+    Parameters
+    ----------
+    run
+        The job's, of any state.
+    viewer
+        Line of the viewer; None is the one of the settings, if they name one.
+
+    Raises
+    ------
+    StreamError
+        If that is no such line, or the viewer is not known yet.
+    ServerError
+        If its run was removed, or the server cannot be reached.
+    """
+    from openhcs_jupyter.config import load_settings
+    from openhcs_jupyter.streaming.keys import read_invitation
+    from openhcs_jupyter.streaming.known import viewer_line
+
+    settings = load_settings()
+    where = viewer or settings.viewer_host
+    line = viewer_line(where, settings.viewer_port) if where else ""
+    file = run.view(line)
+    when = "" if run.is_planned else " once it is compiled"
+    if line:
+        invitation = read_invitation(line)
+        title = f"{run.name} is shown in the viewer at {invitation.host}:{invitation.port}{when}."
+        body = "Nothing there? Is it open, and do the firewalls let the server reach it?"
+        return Rendered(f"{title}\n  {body}", card(escape(title), [escape(body)]))
+    title = f"{run.name} can be viewed{when}, from a machine that reaches the server by SSH:"
+    body = f"openhcs-jupyter viewer {file}"
+    return Rendered(f"{title}\n  {body}", card(escape(title), [code(body)]))
+
+
 def _viewers() -> tuple[str, ...]:
     from openhcs_jupyter.config import load_settings
     from openhcs_jupyter.streaming.known import known_viewer

@@ -183,6 +183,7 @@ class Server:
             if self.door.requests in ready:
                 self._answer()
             self._work()
+        self._jobs.shows.close()
 
     def __enter__(self) -> Self:
         return self

@@ -12,17 +12,18 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 from openhcs_jupyter.door.options import checked
-from openhcs_jupyter.errors import OpenHCSError
+from openhcs_jupyter.errors import OpenHCSError, StreamError
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.identity import Clients, Identity
 from openhcs_jupyter.server.jobs import Jobs
-from openhcs_jupyter.server.model import Payload
+from openhcs_jupyter.server.model import ENDED, Payload
 from openhcs_jupyter.server.orders import LOG
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.retention import Retention
 from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.streaming.keys import read_invitation
 from openhcs_jupyter.topology import Topology
 
 VERSION = version("openhcs-jupyter")
@@ -104,6 +105,8 @@ class Desk:
                 return self._said(request.id, self._jobs.park(self._find(request.job, who)))
             case p.Resume():
                 return self._said(request.id, self._jobs.resume(self._find(request.job, who)))
+            case p.View():
+                return self._view(request, self._find(request.job, who))
             case p.GetServer():
                 return self.server(request.id, who)
             case _:
@@ -153,10 +156,39 @@ class Desk:
             )  # fmt: skip
         if options.workers and options.workers > self._jobs.cores:
             raise RefusedError("invalid", f"--workers {options.workers}: the server has {self._jobs.cores} cores.")
+        for line in payload.viewers:
+            self._check_viewer(line)
         devices = [device.id for device in self._topology.devices]
         if options.device.startswith("gpu") and (options.device if ":" in options.device else "gpu:0") not in devices:
             there = ", ".join(devices) or "no GPU"
             raise RefusedError("invalid", f"--device {options.device}: the server has {there}.")
+
+    @staticmethod
+    def _check_viewer(line: str) -> None:
+        try:
+            read_invitation(line)
+        except StreamError as error:
+            raise RefusedError("invalid", error.message, error.hint or "") from None
+
+    def _view(self, request: p.View, record: Record) -> p.Shown:
+        if request.viewer:
+            self._check_viewer(request.viewer)
+        if record.dry_run:
+            raise RefusedError("invalid", f"Job {record.id} was a dry run: there is nothing to see.")
+        if self.stopping:
+            raise RefusedError("busy", "The server is about to stop.", "Ask again when it is back.")
+        owner = self._account_of(record.owner)
+        if record.folder:
+            self._part(request.id, Path(record.folder) / "run.json", 0, record)  # it is not shown if it was removed
+        elif record.state in ENDED:
+            raise RefusedError("gone", f"Job {record.id} has no run: it ended before it was compiled.")
+        try:
+            self._jobs.shows.ask(record, [request.viewer] if request.viewer else [])
+        except OpenHCSError as error:
+            raise RefusedError("busy", error.message, error.hint or "") from None
+        said = self._said(request.id, record)
+        file = f"{owner.name}@{platform.node()}:{self._jobs.shows.file_of(record)}"
+        return p.Shown(id=request.id, job=said.job, file=file)
 
     def _list(self, request: p.ListJobs, who: Identity) -> p.JobsAre:
         if request.everybody and not who.administrator:
@@ -215,6 +247,7 @@ class Desk:
             ),
             memory_bytes=memory.total,
             memory_free_bytes=memory.available,
+            shown=len(self._jobs.shows.accounts),
             clients=len(self._clients),
             stopping=self.stopping,
         )

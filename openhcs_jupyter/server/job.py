@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
 from openhcs_jupyter.server.model import JobState, NotCompiled, Planned, StateChanged
-from openhcs_jupyter.server.orders import LOG, MODULES, PLAN, STREAM, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import LOG, MODULES, PLAN, WORK, JobJournal, Orders, read_orders
 from openhcs_jupyter.server.processes import KEY_FILE
 
 if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
     from openhcs_jupyter.engine import Run
-    from openhcs_jupyter.streaming import StreamServer
 
 CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
 SHARED = (
@@ -44,8 +43,6 @@ NEEDED = (
 """Modules that every job needs."""
 _LONGEST_PATH = 4096
 _TICK_S = 0.05
-_VIEWERS_S = 8.0
-"""So long viewers may take for the rest; the server ends a process that stays longer."""
 _PATIENCE_S = 600.0
 """So long a job waits for an OMERO that is away."""
 
@@ -113,11 +110,10 @@ def _do(folder: Path) -> None:
     journal = JobJournal(folder)
     state: JobState = "failed"
     session: Session | None = None
-    job = _Job(orders, folder, journal, asked)
     try:
         if orders.login is not None:
             session = Session(orders)
-        state, message = job.run()
+        state, message = _Job(orders, folder, journal, asked).run()
         if state == "failed" and session is not None and session.has_ended():
             state = "needs_login"
     except OpenHCSError as error:
@@ -132,7 +128,6 @@ def _do(folder: Path) -> None:
     if session is not None:
         session.close()
     journal.tell(StateChanged(time=time.time(), state=state, message=message, attempt=orders.attempt))
-    job.leave()
 
 
 def _is_ended_session(error: BaseException) -> bool:
@@ -220,7 +215,6 @@ class _Job:
         self._folder = folder
         self._journal = journal
         self._asked = asked
-        self._stream: StreamServer | None = None
 
     def run(self) -> tuple[JobState, str]:
         """Do the job; returns how it ended, and why."""
@@ -250,7 +244,6 @@ class _Job:
             run.cancel()
         self._planned(plan, run.folder)
         self._state("running")
-        self._show(run)
         return self._follow(run)
 
     def _planned(self, plan: ExecutionPlan, folder: Path) -> None:
@@ -264,11 +257,6 @@ class _Job:
                 units=len(plan.units),
             )
         )
-
-    def leave(self) -> None:
-        """Let viewers get what is left, for a moment."""
-        if self._stream is not None:
-            self._stream.finish(_VIEWERS_S)
 
     def _plan(self) -> ExecutionPlan:
         from openhcs_jupyter.door import Script, Source, choose_plate, define_steps, plan_run
@@ -298,25 +286,6 @@ class _Job:
             plate = choose_plate(repository, payload.options)
         script = Script("\n".join(filter(None, (payload.before, payload.cell.removeprefix("\n")))), {})
         return plan_run(steps, source, plate, payload.options, script, self._orders.topology)
-
-    def _show(self, run: Run) -> None:
-        """Serve viewers, where some are wanted."""
-        payload = self._orders.payload
-        if not payload.viewers and not payload.options.view:
-            return
-        from openhcs_jupyter.config import load_settings
-        from openhcs_jupyter.streaming import StreamServer
-        from openhcs_jupyter.streaming.keys import kept_keys, read_invitation
-
-        settings = load_settings()
-        server = StreamServer(
-            self._folder / STREAM, name=self._orders.job, host=settings.stream_host, port=0, keys=kept_keys("kernel")
-        )
-        server.start()
-        self._stream = server
-        server.show(run.folder)
-        for line in payload.viewers:
-            server.call(read_invitation(line))
 
     def _follow(self, run: Run) -> tuple[JobState, str]:
         saving = False

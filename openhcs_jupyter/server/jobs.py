@@ -18,13 +18,14 @@ from openhcs_jupyter.server.folders import Folders, read_part
 from openhcs_jupyter.server.job import CANCEL, PARK
 from openhcs_jupyter.server.leases import Machine, leased_payload
 from openhcs_jupyter.server.logins import Logins
-from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, JobState, Payload
+from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, JobState, Payload, Planned
 from openhcs_jupyter.server.news import news_of
 from openhcs_jupyter.server.orders import Orders, write_orders
 from openhcs_jupyter.server.queue import Queue, Record
 from openhcs_jupyter.server.schedule import Lease, Waiting, decide, first_charge
 from openhcs_jupyter.server.seats import Seats
 from openhcs_jupyter.server.settings import ServerSettings
+from openhcs_jupyter.server.shows import Shows
 from openhcs_jupyter.server.watching import Watch
 from openhcs_jupyter.topology import Topology
 
@@ -75,6 +76,7 @@ class Jobs:
         """When owners came last."""
         self.holds = False
         """No job is started: the server is about to stop."""
+        self.shows = Shows(settings, queue, folders, seats, account_of)
         self.watch = Watch()
         """Tells when there may be news of jobs."""
 
@@ -90,7 +92,7 @@ class Jobs:
 
     def take_up(self) -> None:
         """Find the processes of an earlier server's jobs, and end those that belong to none."""
-        wanted = set()
+        wanted = self.shows.take_up()
         for record in self._queue.unended(*ACTIVE):
             try:
                 self._account_of(record.owner)
@@ -135,12 +137,15 @@ class Jobs:
         with self._queue.transaction():
             self._give_start(owner)
             added = self._queue.add(record, payload)
+            if (options.view or payload.viewers) and not options.dry_run:
+                self.shows.ask(added, payload.viewers)
         self._dirty = True
         return added
 
     def cancel(self, record: Record) -> Record:
-        """Stop a job for good, or until it is asked to go on."""
+        """Stop a job for good; one that has ended is shown in viewers no longer."""
         if record.state in ENDED:
+            self.shows.end(record.id)
             return record
         if record.id not in self._active:
             return self._queue.change(record, state="cancelled", ended=time.time(), message="")
@@ -435,6 +440,9 @@ class Jobs:
             events += more
         read = self._queue.learn(read, events)
         self._active[record.id] = read
+        if any(isinstance(event, Planned) for event in events):
+            with suppress(OSError, OpenHCSError):  # whoever asks to see it is told
+                self.shows.begin(read)
         return read
 
     def _ask(self, job: str, what: str, message: str) -> Record:
@@ -453,8 +461,9 @@ class Jobs:
     def _watch(self) -> None:
         """End jobs that use more than they may."""
         bounds, usages = self._settings.limits, dict[str, processes.Usage]()
-        if self._active and (bounds.memory_gb or bounds.processes):
-            accounts = {record.seat: self._account_of(record.owner).uid for record in self._active.values()}
+        accounts = {record.seat: self._account_of(record.owner).uid for record in self._active.values()}
+        accounts |= self.shows.accounts
+        if accounts and (bounds.memory_gb or bounds.processes):
             usages = processes.usages(accounts)
         for record in list(self._active.values()):
             usage, seconds = usages.get(record.seat, processes.Usage()), time.time() - record.leased
@@ -463,6 +472,7 @@ class Jobs:
                 passed = f"It was not compiled within {_DRY_S / 60:.0f} minutes, which is all that a dry run has."
             if passed is not None and record.asked != "fail":
                 self._ask(record.id, "fail", passed)
+        self.shows.look(usages)
 
 
 def _process_of(record: Record) -> processes.ProcessId:

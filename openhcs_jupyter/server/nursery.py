@@ -43,6 +43,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Where it keeps the key of its session with OMERO."""
     ahead: bool
     """There is no job for it yet."""
+    shows: bool = False
+    """It shows a job's run in viewers, rather than doing a job."""
 
 
 _orders = msgspec.msgpack.Decoder(Order)
@@ -122,7 +124,12 @@ def _live(order: Order, server: socket.socket, environment: Mapping[str, str]) -
             site.USER_BASE = site.USER_SITE = None
             site.addsitedir(site.getusersitepackages())
         limits.apply(order.limits)
-        job.do_next(server, ahead=order.ahead)
+        if order.shows:
+            from openhcs_jupyter.server.showing import show_next
+
+            show_next(server)
+        else:
+            job.do_next(server, ahead=order.ahead)
         code = 0
     except BaseException:  # noqa: BLE001 - it must not return into the loop of its parent
         traceback.print_exc()

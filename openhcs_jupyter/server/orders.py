@@ -15,8 +15,8 @@ from openhcs_jupyter.topology import Topology
 
 ORDERS, JOURNAL, LOG, WORK, STREAM, MODULES = "orders.json", "journal.jsonl", "log", "work", "stream", "modules"
 """In a job's folder: its `Orders`, events, output, working directory, what viewers connect by, modules of its code."""
-PLAN = "plan"
-"""There too: what a dry run leaves, laid out as the folder of a run."""
+PLAN, SHOW = "plan", "show.json"
+"""There too: what a dry run leaves, laid out as a run's folder; what viewers are shown."""
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

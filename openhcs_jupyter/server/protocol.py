@@ -118,7 +118,7 @@ class Fetch(Request, frozen=True, kw_only=True, tag="fetch"):
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
-    """Stops a job; what is finished is kept."""
+    """Stops a job; what is finished is kept. One that has ended is shown in viewers no longer."""
 
     job: _JobId
 
@@ -133,6 +133,14 @@ class Resume(Request, frozen=True, kw_only=True, tag="resume"):
     """Lets a job go on that is parked, cancelled, has failed or needs a login; no finished unit is done again."""
 
     job: _JobId
+
+
+class View(Request, frozen=True, kw_only=True, tag="view"):
+    """Asks to show the run of a job in viewers, also when it has ended; it is shown once there is one."""
+
+    job: _JobId
+    viewer: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    """Line of a listening viewer that is to be called; empty waits for viewers that come by the file of `Shown`."""
 
 
 class GetServer(Request, frozen=True, kw_only=True, tag="server"):
@@ -178,6 +186,14 @@ class JobIs(Reply, frozen=True, kw_only=True, tag="job"):
     """One job, as it is after the request was done."""
 
     job: Job
+
+
+class Shown(Reply, frozen=True, kw_only=True, tag="shown"):
+    """A job is shown in viewers, or will be once it is compiled."""
+
+    job: Job
+    file: str
+    """``ACCOUNT@HOST:PATH`` of what viewers open that reach the server's machine by SSH as the job's account."""
 
 
 class JobsAre(Reply, frozen=True, kw_only=True, tag="jobs"):
@@ -227,6 +243,8 @@ class ServerIs(Reply, frozen=True, kw_only=True, tag="server"):
     devices: tuple[DeviceUse, ...]
     memory_bytes: int
     memory_free_bytes: int
+    shown: int = 0
+    """Jobs that are shown in viewers, of all owners."""
     clients: int
     stopping: bool
 
@@ -254,8 +272,10 @@ class News(msgspec.Struct, frozen=True, kw_only=True, tag_field="is", tag="news"
     events: tuple[JobEvent, ...]
 
 
-AnyRequest = Hello | Ping | Submit | GetJob | ListJobs | GetEvents | GetLog | Fetch | Cancel | Park | Resume | GetServer
-AnyReply = Welcome | Pong | JobIs | JobsAre | EventsAre | Chunk | ServerIs | Refused
+AnyRequest = (
+    Hello | Ping | Submit | GetJob | ListJobs | GetEvents | GetLog | Fetch | Cancel | Park | Resume | View | GetServer
+)
+AnyReply = Welcome | Pong | JobIs | Shown | JobsAre | EventsAre | Chunk | ServerIs | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)

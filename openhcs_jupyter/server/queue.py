@@ -1,4 +1,4 @@
-"""The server's memory: jobs, their events and payloads, owners' shares, tokens; one SQLite file."""
+"""The server's memory: jobs, their events and payloads, owners' shares, what is shown, tokens; one SQLite file."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS events (
     job INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (job, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shares (owner TEXT PRIMARY KEY, used REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS shows (job TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (hash TEXT PRIMARY KEY, owner TEXT NOT NULL) STRICT;
 """
 _MOST_EVENT_BYTES = MOST_REPLY_BYTES // 2
@@ -335,6 +336,17 @@ class Queue:
                 "INSERT INTO shares VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET used = excluded.used",
                 (owner, used),
             )
+
+    def shows(self) -> list[bytes]:
+        """Return what was kept of the jobs that are shown."""
+        return [body for (body,) in self._db.execute("SELECT body FROM shows")]
+
+    def keep_show(self, job: str, body: bytes | None) -> None:
+        """Keep something of a job that is shown; None forgets it."""
+        with self.transaction():
+            self._db.execute("DELETE FROM shows WHERE job = ?", (job,))
+            if body is not None:
+                self._db.execute("INSERT INTO shows VALUES (?, ?)", (job, body))
 
     def tokens(self) -> dict[str, str]:
         """Return the owners of tokens by their tokens' hashes."""

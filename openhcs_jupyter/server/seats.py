@@ -123,15 +123,17 @@ class Seat:
         Where it keeps the key of its session with OMERO.
     ahead
         There is no job for it yet.
+    shows
+        It shows a job's run in viewers.
     """
 
     def __init__(
-        self, nursery: Nursery, account: Account, limits: Limits, mark: str, session: Path, *, ahead: bool
+        self, nursery: Nursery, account: Account, limits: Limits, mark: str, session: Path, *, ahead: bool, shows: bool
     ) -> None:
         self.mark = mark
         self.since = time.monotonic()
         self._socket, theirs = socket.socketpair()
-        order = Order(account=account, limits=limits, mark=mark, session=str(session), ahead=ahead)
+        order = Order(account=account, limits=limits, mark=mark, session=str(session), ahead=ahead, shows=shows)
         with theirs:
             try:
                 self._process = nursery.fork(order, theirs)
@@ -144,10 +146,10 @@ class Seat:
         """The process; None if it has ended."""
         return self._process if process_id(self._process.pid) == self._process else None
 
-    def give(self, folder: Path, lock: int) -> None:
-        """Hand it a job's folder and the lock of the job, which it then holds."""
-        with suppress(OSError):  # if it has ended, that is seen by the lock
-            socket.send_fds(self._socket, [os.fsencode(folder)], [lock])
+    def give(self, folder: Path, *lock: int) -> None:
+        """Hand it a job's folder and, if it is to do the job, the lock of the job, which it then holds."""
+        with suppress(OSError):  # if it has ended, that is seen
+            socket.send_fds(self._socket, [os.fsencode(folder)], lock)
         self._socket.close()
 
     def end(self) -> None:
@@ -197,6 +199,10 @@ class Seats:
         seat = self._ready.pop(owner, None)
         return seat if seat is not None and seat.id is not None else self._new(account, ahead=False)
 
+    def take_to_show(self, account: Account) -> Seat:
+        """Return a process that shows a job's run in viewers."""
+        return self._new(account, ahead=False, shows=True)
+
     def sweep(self) -> None:
         """End those that nobody needed for long."""
         now = time.monotonic()
@@ -212,9 +218,10 @@ class Seats:
         self._ready.clear()
         self._nursery.close()
 
-    def _new(self, account: Account, *, ahead: bool) -> Seat:
+    def _new(self, account: Account, *, ahead: bool, shows: bool = False) -> Seat:
         mark = self._folders.new_mark()
-        seat = Seat(self._nursery, account, self._limits, mark, self._folders.session(mark), ahead=ahead)
+        session = self._folders.session(mark)
+        seat = Seat(self._nursery, account, self._limits, mark, session, ahead=ahead, shows=shows)
         if not self._warm:
             self._nursery.close()
         return seat

@@ -27,6 +27,8 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cores: _Count = 0
     devices: _Count = 0
     """GPUs."""
+    shown: _Count = 8
+    """Jobs that are shown in viewers; with a further one the earliest is shown no longer."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +71,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Keep a process ready for the next job of owners that came lately."""
     keep_days: _Amount = 90.0
     """How long a job that has ended is remembered, with its events and its log; 0 keeps it for good."""
+    show_minutes: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """A job that has ended is shown in viewers until there was none for so long."""
     park_on_stop: bool = False
     """On SIGTERM park jobs, rather than let them finish."""
     metrics: str = ""

@@ -212,10 +212,25 @@ def network_door(context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, 
 
 
 def calling_door(
-    context: zmq.Context[zmq.Socket[bytes]], invitation: Invitation, keys: KeyPair, name: str
+    context: zmq.Context[zmq.Socket[bytes]], invitation: Invitation, keys: KeyPair, name: str, known_as: bytes
 ) -> CallingDoor:
-    """Call a listening viewer: with its token to enrol the kernel's key, or with that key."""
+    """Call a listening viewer: with its token to enrol the kernel's key, or with that key.
+
+    Parameters
+    ----------
+    context
+        Of the sockets.
+    invitation
+        Of the viewer.
+    keys
+        The kernel's lasting ones.
+    name
+        Of the kernel, for people.
+    known_as
+        Known to this kernel only; by it the viewer goes on with the same session after a cut and a restart.
+    """
     control = context.socket(zmq.DEALER)
+    control.setsockopt(zmq.ROUTING_ID, known_as)
     news = context.socket(zmq.PUB)
     mine = keys_of(invitation.token) if invitation.token else keys
     for socket in (control, news):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from openhcs_jupyter.errors import StreamError
-from openhcs_jupyter.streaming.keys import Invitation, data_folder, read_private, write_private
+from openhcs_jupyter.streaming.keys import Invitation, data_folder, read_invitation, read_private, write_private
 
 _KNOWN = "known-viewers.json"
 
@@ -32,6 +32,28 @@ def known_viewer(host: str, port: int) -> Invitation:
             "%openhcs view once.",
         )
     return Invitation(host=host, port=port, key=key)
+
+
+def viewer_line(host: str, port: int) -> str:
+    """Return the line by which a listening viewer is called.
+
+    Parameters
+    ----------
+    host
+        Its own line, which is remembered, or the host of one that is known.
+    port
+        Of one that is known.
+
+    Raises
+    ------
+    StreamError
+        If it is no such line, or none is known at this address.
+    """
+    if "://" not in host:
+        return known_viewer(host, port).line()
+    invitation = read_invitation(host)
+    remember_viewer(invitation)
+    return invitation.line()
 
 
 def remember_viewer(invitation: Invitation) -> None:

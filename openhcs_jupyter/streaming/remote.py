@@ -139,7 +139,8 @@ class NetworkSource(Source):
         )
 
     def _session_of(self, run: str) -> Session | None:
-        return next((session for session in self._sessions if run in session.runs), None)
+        found = [session for session in self._sessions if run in session.runs]
+        return next((session for session in found if session.is_connected), found[0] if found else None)
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 import time
@@ -39,7 +40,6 @@ from openhcs_jupyter.streaming.wire import News, encode
 
 _LOOK_MS = 40
 _IDLE_MS = 250
-_QUIET_S = 2.0
 _SLICE_S = 0.005
 _STATE = "server.json"
 CONNECTION = "connection.json"
@@ -194,14 +194,6 @@ class StreamServer:
             for door in list(self._doors.values())
         )
 
-    def finish(self, longest_s: float) -> None:
-        """Serve until nobody has asked for anything for a while, at most for `longest_s` seconds; then close."""
-        now = time.monotonic()
-        end = now + longest_s
-        while time.monotonic() < min(end, max(now, self._pixels.asked) + _QUIET_S):
-            self._end.wait(_IDLE_MS / 1000)
-        self.close()
-
     def close(self) -> None:
         """Tell the viewers, end the thread and close the sockets; a kernel that starts again takes up the rest."""
         self._end.set()
@@ -235,7 +227,8 @@ class StreamServer:
         for mark, door in list(self._doors.items()):
             if door.calls == invitation.endpoint:
                 self._close_door(mark)  # the new line may have another token or key
-        self._add(doors.calling_door(self._context, invitation, self._caller, self._name))
+        known_as = hashlib.sha256(self._state.keys.secret.encode()).hexdigest().encode()
+        self._add(doors.calling_door(self._context, invitation, self._caller, self._name, known_as))
 
     def _add(self, door: Door) -> None:
         mark = next(bytes([n]) for n in range(256) if bytes([n]) not in self._doors)

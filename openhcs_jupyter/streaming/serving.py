@@ -123,8 +123,6 @@ class PixelServer:
         self._viewers: dict[Peer, _Viewer] = {}
         self._numbers = itertools.count()
         self._done: deque[tuple[Peer, _Viewer, _Work, Future[_Payload]]] = deque()
-        self.asked = 0.0
-        """When a viewer has asked for something, or taken something, for the last time; on `time.monotonic`'s clock."""
         self.malformed = 0
         """Messages that were no messages; they are passed over."""
 
@@ -158,8 +156,6 @@ class PixelServer:
         if viewer is None:
             return
         viewer.seen = time.monotonic()
-        if not isinstance(message, Ping | Bye):
-            self.asked = viewer.seen
         match message:
             case Want() | WantTable():
                 self._take(peer, viewer, message)

@@ -18,6 +18,7 @@ plates, serve, server = conftest.plates, conftest.serve, conftest.server
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the user's own profiles and settings out."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "settings"
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from openhcs_jupyter.client import save_profile
+from openhcs_jupyter.streaming import ListeningSource
 from tests.client.conftest import profile_of
 from tests.jupyter import Kernel, jupyter_in, kernel
 from tests.magics.test_batch import write_notebook
-from tests.server.serving import ServerProcess
+from tests.server.serving import ServerProcess, until
+from tests.streaming.heard import Heard
+from tests.streaming.test_remote import free_port
 
 CELL = """%%openhcs nuclei --server lab {options}
 pipeline_steps = [
@@ -84,6 +87,8 @@ def test_a_cell_becomes_a_job_and_its_variable_a_run(notebook: Kernel) -> None:
     assert "nuclei: done" in notebook.run(f"%openhcs attach {job} --server lab").text
     assert "nuclei: done" in notebook.run("%openhcs status nuclei").text
     assert "<div" in notebook.run("nuclei").html
+    viewed = notebook.run("%openhcs view nuclei").text
+    assert re.search(r"openhcs-jupyter viewer \S+@\S+:\S+/connection\.json", viewed)
 
 
 def test_what_cannot_be_sent_and_what_does_not_fit_stand_at_the_cells_line(notebook: Kernel) -> None:
@@ -196,6 +201,12 @@ def test_the_shell_knows_servers_and_jobs(server: ServerProcess, tmp_path: Path,
     assert re.match(r"\d+ jobs on lab$", listed.stdout.splitlines()[0])
     assert job in listed.stdout
     assert _shell("status", job, "--server", "lab").stdout.startswith("run: done")
+    with ListeningSource("127.0.0.1", free_port(), called="127.0.0.1", folder=tmp_path) as source:
+        seen = _shell("view", job, "--server", "lab", "--viewer", source.invitation.line())
+        assert f"run is shown in the viewer at 127.0.0.1:{source.invitation.port}." in seen.stdout, seen.stderr
+        heard = Heard(source)
+        until(heard.stacks)
+    assert re.search(r"Viewers +\d jobs? shown", _shell("server").stdout)
     assert "no job 4711" in _shell("cancel", "4711", "--server", "lab").stderr
     assert _shell("log", job).returncode == 0
     assert "You know no execution server" in _shell("server", "remove", "lab").stdout

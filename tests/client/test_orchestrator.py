@@ -170,7 +170,15 @@ def test_a_viewer_that_listens_shows_a_job_while_it_runs(server: ServerProcess, 
         until(lambda: len(heard.stacks()) == 8, "the results of the second well")
         heard.until_ended()
         assert all(heard.plane(ready).any() for ready in heard.stacks().values())  # also those that came last
-    assert run.result().status == "done"
+        assert run.result().status == "done"
+        late = tmp_path / "late"
+        late.mkdir(mode=0o700)
+        with ListeningSource("127.0.0.1", free_port(), called="127.0.0.1", folder=late, mapping=False) as second:
+            remote(server).view(run.id, second.invitation.line())
+            heard = Heard(second)
+            until(lambda: len(heard.stacks()) == 8, "all results")
+            assert all(heard.plane(ready).any() for ready in heard.stacks().values())
+        remote(server).cancel(run.id)
 
 
 def test_a_wrong_key_a_wrong_token_and_nobody_there_are_told_apart(

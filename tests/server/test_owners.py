@@ -122,11 +122,15 @@ def test_three_owners_eight_jobs_two_workers(clients: dict[str, Client]) -> None
         clients["anna"].ask(p.ListJobs, everybody=True)
     assert len(clients["cleo"].ask(p.ListJobs, everybody=True).jobs) == 8
     foreign = next(job for owner, job in jobs if owner == "ben")
-    for request in (p.GetJob, p.Cancel, p.Park, p.Resume, p.GetEvents, p.GetLog):
+    for request in (p.GetJob, p.Cancel, p.Park, p.Resume, p.GetEvents, p.GetLog, p.View):
         with pytest.raises(RefusedError, match="unknown"):
             clients["anna"].ask(request, job=foreign)
     assert clients["cleo"].job(foreign).owner == "ben"
     assert clients["cleo"].ask(p.Fetch, job=foreign, file="run.json").size > 0
+    # Whoever asks, a job is shown by its owner's account.
+    file = Path(clients["cleo"].ask(p.View, job=foreign).file.partition(":")[2])
+    orders = (file.parent.parent / "show.json").stat()
+    assert (orders.st_uid, orders.st_mode & 0o777) == (pwd.getpwnam(OWNERS["ben"]).pw_uid, 0o600)
 
 
 def test_no_job_reads_what_another_owner_has(server: ServerProcess, clients: dict[str, Client]) -> None:

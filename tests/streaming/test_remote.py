@@ -264,6 +264,14 @@ def test_a_viewer_that_listens_lets_in_whom_it_invited(bench: Bench, tmp_path: P
             Truth(run).check(heard)
         finally:
             server.close()
+        until(lambda: heard.link().link == "lost", "the viewer to notice")
+        waiting = source.fetch(PlaneRequest(run=run.id, layer=0, well=0, field=0, t=0, z=0))
+        server = kernel("known", keys)  # started again: it calls by itself, and is asked what was left
+        try:
+            assert waiting.result(30).array.shape == (24, 32)
+            Truth(run).check(heard)
+        finally:
+            server.close()
 
 
 @pytest.mark.parametrize("line", ["tcp://host:1", "tcp://host:99999?key=" + "0" * 64, "http://x", "tcp://h:5?key=zz"])

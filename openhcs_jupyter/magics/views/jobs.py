@@ -100,6 +100,8 @@ def server_view(name: str, said: ServerIs) -> Rendered:
         ("Cores", f"{said.cores_leased} of {said.cores} leased"),
         ("Memory", f"{size_text(said.memory_free_bytes)} of {size_text(said.memory_bytes)} free"),
     ]
+    if said.shown:
+        rows.append(("Viewers", f"{count_text(said.shown, 'job')} shown"))
     for device in said.devices:
         use = f"job {device.job}" if device.job not in ("", "-") else "somebody else's job" if device.job else "free"
         rows.append((device.id, f"{device.name}, {size_text(device.memory_bytes)}, {use}"))
