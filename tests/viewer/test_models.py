@@ -222,8 +222,8 @@ def test_planes_are_fetched_in_order_a_few_at_a_time_and_withdrawn(wishes: list[
     assert all(future.cancelled() for _, future in source.asked[:4])
     assert [request.well for request, _ in source.asked[4:]] == [20, 21, 22, 23]
     source.asked[4][1].set_result(Plane(array=np.ones((40, 60), np.uint16), version="1"))
-    until(lambda: store.has(wishes[20].key, 0, "1"), "the plane")
-    assert fetcher.take_arrived() == {wishes[20].key}
+    assert until(fetcher.take_arrived, "the plane") == {wishes[20].key}
+    assert store.has(wishes[20].key, 0, "1")
     until(lambda: [request.well for request, _ in source.asked[8:]] == [24], "the next request")
     fetcher.close()
 
