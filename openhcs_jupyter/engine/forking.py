@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from openhcs_jupyter.engine.allocator import keep_in_one_heap
 from openhcs_jupyter.engine.needed import LIKELY, NEEDED
 
 FORK, TRY, REAP, DISMISS, IMPORT, EXPECT = b"F", b"T", b"R", b"D", b"I", b"E"
@@ -30,8 +31,6 @@ ANSWER = struct.Struct("<q")
 MOST_FILES = 4
 """That a worker is handed: its connection, its status, and where it writes its output and its errors."""
 
-_KEEP_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26), (-8, 1))
-"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
 _PR_SET_PDEATHSIG = 1
 _IDLE_S = 0.3
 _MOST_SPARES = 4
@@ -46,7 +45,7 @@ def most_spares() -> int:
 
 def serve(control: socket.socket) -> NoReturn:
     """Fork and end workers until the other side closes `control`."""
-    _keep_memory()
+    keep_in_one_heap()
     gc.disable()  # what is imported stays; looking through it all again and again is a tenth of the time
     _import(NEEDED)
     with suppress(Exception):  # a worker says what is amiss
@@ -295,15 +294,3 @@ def _ask_for_large_pages() -> None:
 
     with suppress(MemoryError):  # where addresses are scarce
         np.empty(_LARGE_PAGES_BYTES, np.uint8)
-
-
-def _keep_memory() -> None:
-    """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time.
-
-    All threads are to share one heap, so this comes before the first of them: those that a library starts when it is
-    imported have heaps of their own, which the threads of workers would inherit.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in _KEEP_MEMORY:
-            mallopt(parameter, value)

@@ -22,6 +22,7 @@ from importlib import import_module
 import msgspec
 
 from openhcs_jupyter.config import ONE_THREAD
+from openhcs_jupyter.engine.allocator import keep_in_one_heap
 from openhcs_jupyter.server import accounts, job, limits
 from openhcs_jupyter.server.accounts import Account
 from openhcs_jupyter.server.processes import KEY_FILE, SEAT
@@ -53,6 +54,7 @@ _orders = msgspec.msgpack.Decoder(Order)
 def main() -> None:
     """Fork processes until the server closes its end."""
     os.umask(0o077)
+    keep_in_one_heap()  # workers of jobs are forked from this process, too
     control = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # nobody else has the socket: who waits for an answer is to see the end of this process
