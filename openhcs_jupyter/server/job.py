@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhcs_jupyter.errors import CompileError, OpenHCSError, RepositoryError
 from openhcs_jupyter.server.model import JobState, NotCompiled, Planned, StateChanged
-from openhcs_jupyter.server.orders import LOG, MODULES, PLAN, WORK, JobJournal, Orders, read_orders
+from openhcs_jupyter.server.orders import MODULES, PLAN, WORK, JobJournal, Orders, read_orders, write_to_log
 from openhcs_jupyter.server.processes import KEY_FILE
 
 if TYPE_CHECKING:
@@ -95,13 +95,7 @@ def _settle(folder: Path) -> None:
     """Make the job's folder this process's place: its working directory, its output."""
     (folder / WORK).mkdir(exist_ok=True)
     os.chdir(folder / WORK)
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    os.close(nothing)
+    write_to_log(folder)
 
 
 def _do(folder: Path) -> None:

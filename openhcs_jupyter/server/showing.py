@@ -14,7 +14,7 @@ import msgspec
 
 from openhcs_jupyter.errors import StreamError
 from openhcs_jupyter.files import write_whole
-from openhcs_jupyter.server.orders import LOG, SHOW, STREAM
+from openhcs_jupyter.server.orders import SHOW, STREAM, write_to_log
 
 if TYPE_CHECKING:
     from openhcs_jupyter.streaming import StreamServer
@@ -56,17 +56,8 @@ def show_next(server: socket.socket) -> None:
     server.close()
     if message:
         folder = Path(os.fsdecode(message))
-        _settle(folder)
+        write_to_log(folder)
         _show(folder)
-
-
-def _settle(folder: Path) -> None:
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for ours, theirs in ((0, nothing), (1, log), (2, log)):
-        os.dup2(theirs, ours)
-    os.close(log)
-    os.close(nothing)
 
 
 def _show(folder: Path) -> None:
@@ -89,7 +80,7 @@ def _show(folder: Path) -> None:
                     stream.call(read_invitation(line))
             if stream.viewers or RunFolder(Path(orders.run)).is_conducted():
                 end = time.monotonic() + orders.idle_s
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # until somebody has asked for more, or nobody looks
     finally:
         stream.close()
 

@@ -51,12 +51,12 @@ def names(queue: Queue) -> set[str]:
 
 
 def retention(queue: Queue, folders: Folders, **how: object) -> Retention:
-    return Retention(ServerSettings(**how), queue, folders, lambda _: own_account())  # type: ignore[arg-type]
+    return Retention(ServerSettings(**how), queue, folders, lambda _: own_account())  # type: ignore[arg-type]  # given by name
 
 
 def test_jobs_that_ended_long_ago_are_forgotten_with_all_that_is_theirs(queue: Queue, folders: Folders) -> None:
     for name, state, days in [("a", "done", 40), ("b", "running", 40), ("c", "failed", 31), ("d", "cancelled", 29)]:
-        add(queue, name, state, days)  # type: ignore[arg-type]
+        add(queue, name, state, days)  # type: ignore[arg-type]  # a state, by name
     slow = add(queue, "e", "running", 50)
     queue.change(slow, state="done", ended=time.time())
     for name in "abcde":
