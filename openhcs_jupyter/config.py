@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Write results into the repository unless ``--no-save`` is given."""
     cache_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """What a repository's store of runs may hold; 0 takes half of the disk that is free without it."""
+    spare_gb: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What stays free of the disk when states between steps are kept; 0 takes a twentieth of it, 10 GB at most."""
     viewer_host: str = ""
     """Where a listening viewer runs, as OpenHCS calls it; ``--view`` shows runs there."""
     viewer_port: int = 5555

@@ -41,6 +41,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Rooms(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def use_of_the_disk() -> Iterator[None]:
+    """Let states between steps be kept on a disk that is nearly full, as that of a shared machine often is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENHCS_SPARE_GB", "0.001")
+        yield
+
+
 @pytest.fixture
 def make_plate(tmp_path: Path) -> Callable[..., MadePlate]:
     """Return a function that writes a small plate: ``make_plate(folder=..., wells=("A01",), fields=1, z=3, ...)``."""

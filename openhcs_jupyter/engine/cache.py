@@ -17,10 +17,10 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,6 +34,7 @@ from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
 
 Kind = Literal["result", "waypoint"]
+T = TypeVar("T")
 
 _VERSION = 2
 _SCHEMA = """
@@ -49,8 +50,9 @@ drop table if exists result;
 """
 _AT_A_TIME = 500
 _FLUSH_S = 1.0
+_TRIES = 4
 _SPARE_SHARE, _SPARE_BYTES = 0.05, 10e9
-"""Of a disk: waypoints leave this share of it free, or these bytes if they are less."""
+"""Of a disk: waypoints leave this share of it free, or these bytes if they are less, where no setting says else."""
 
 
 class IndexRemovedError(RunError):
@@ -76,6 +78,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: int
     free_bytes: int
     """Of the disk."""
+    spare_bytes: int
+    """Of these, what waypoints leave free."""
     runs: int
     """Runs of which something is there."""
 
@@ -184,10 +188,7 @@ class ResultCache:
         RunError
             If the index cannot be written.
         """
-        try:
-            self._write_out()
-        except IndexRemovedError:
-            self._write_out()
+        _again_if_removed(self._write_out)
         self._flushed = time.monotonic()
 
     def _write_out(self) -> None:
@@ -219,6 +220,7 @@ class ResultCache:
             waypoint_bytes=counts["waypoint"][1],
             limit_bytes=self._limit(total),
             free_bytes=self._free(),
+            spare_bytes=self._spare(),
             runs=runs,
         )
 
@@ -247,9 +249,10 @@ class ResultCache:
 
     def _select(self, query: str, wanted: Iterable[str]) -> list[tuple[Any, ...]]:
         keys = list(wanted)
+        return _again_if_removed(lambda: self._read(query, keys)) if keys else []
+
+    def _read(self, query: str, keys: list[str]) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
-        if not keys:
-            return rows
         with self._open() as index:
             for start in range(0, len(keys), _AT_A_TIME):
                 part = keys[start : start + _AT_A_TIME]
@@ -267,8 +270,7 @@ class ResultCache:
                 total = _sum(index)
                 self._remove_least(index, kind, total - limit)
         # Waypoints of this run may take the place of older ones, but not of results.
-        spare = min(_SPARE_SHARE * shutil.disk_usage(self._runs).total, _SPARE_BYTES)
-        self._room = min(limit - sizes.get("result", 0) - self._own, self._free() - spare)
+        self._room = min(limit - sizes.get("result", 0) - self._own, self._free() - self._spare())
 
     def _remove_least(self, index: sqlite3.Connection, kind: Kind, excess: int | None) -> int:
         """Remove entries of a kind, those that are worth least first, until `excess` bytes are gone; None is all."""
@@ -309,6 +311,10 @@ class ResultCache:
         given = load_settings().cache_gb
         return int(given * 1e9) if given else (self._free() + used) // 2
 
+    def _spare(self) -> int:
+        given = load_settings().spare_gb * 1e9
+        return int(given or min(_SPARE_SHARE * shutil.disk_usage(self._runs).total, _SPARE_BYTES))
+
     def _free(self) -> int:
         return shutil.disk_usage(self._runs).free
 
@@ -329,6 +335,14 @@ class ResultCache:
                 f"The index of results {path} cannot be used: {error}",
                 "Free space there or mend its permissions; if it is damaged, remove it: it is made anew.",
             ) from error
+
+
+def _again_if_removed(work: Callable[[], T]) -> T:
+    """Do what uses the index; its files may be removed one by one meanwhile, and are made anew."""
+    for _ in range(_TRIES - 1):
+        with suppress(IndexRemovedError):
+            return work()
+    return work()
 
 
 @contextmanager

@@ -260,8 +260,11 @@ class TestOneChange:
         started = bench.done(Step(lambda stack: stack + 1), Step(lambda stack: stack + 2, save=True))
         assert not (started.folder / "waypoints").exists()
 
-    def test_no_room_leaves_nothing_and_costs_nothing_else(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OPENHCS_CACHE_GB", "1e-6")
+    @pytest.mark.parametrize(("setting", "value"), [("CACHE_GB", "1e-6"), ("SPARE_GB", "1e6")])
+    def test_no_room_leaves_nothing_and_costs_nothing_else(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+    ) -> None:
+        monkeypatch.setenv(f"OPENHCS_{setting}", value)
         log = bench.folder / "log"
         first = bench.done(*steps_of(self.what, log))
         assert ResultCache(bench.repository.runs_folder).usage().waypoint_bytes == 0

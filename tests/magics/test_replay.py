@@ -94,6 +94,10 @@ def test_the_store_is_shown_and_cleared(notebook: Kernel, data: Path, tmp_path: 
     shown = notebook.run("%openhcs cache").text
     assert "between steps" in shown
     assert "limit" in shown
+    assert "Nothing more is kept" not in shown
+    short = notebook.run("%env OPENHCS_SPARE_GB=9e5\n%openhcs cache").text
+    assert "Nothing more is kept between steps, so that 900 TB of the disk stay free." in short
+    notebook.run("%env OPENHCS_SPARE_GB=0.001")
     assert list((data / "repository" / "runs").glob("*/waypoints/*/stack.0.npy"))
     assert "Removed" in shell(data, "cache", "clear", "--results", folder=tmp_path).stdout
     assert not list((data / "repository" / "runs").glob("*/waypoints/*"))

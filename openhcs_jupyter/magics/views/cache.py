@@ -61,11 +61,18 @@ def cache_view(usage: Usage, removed: int | None = None) -> Rendered:
         title = f"Removed {size_text(removed)}. Now {title}"
     body = [table.markup]
     text = f"{title}\n{table.text}"
+    notes = []
     if used > usage.limit_bytes:
-        told = (
+        notes.append(
             "The limit is exceeded by what the latest runs show, which is never removed by itself. "
             "Remove folders of runs, or raise it: %openhcs config cache_gb N."
         )
+    if usage.free_bytes <= usage.spare_bytes:
+        notes.append(
+            f"Nothing more is kept between steps, so that {size_text(usage.spare_bytes)} of the disk stay free. "
+            "Make room there, or let less stay free: %openhcs config spare_gb N."
+        )
+    for told in notes:
         text += f"\n{told}"
         body.append(render.faint(told))
     return Rendered(text, render.card(render.escape(title), body), usage)
