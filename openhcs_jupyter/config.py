@@ -14,9 +14,12 @@ from openhcs_jupyter.files import write_whole
 
 _APP = "openhcs-jupyter"
 _PREFIX = "OPENHCS_"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-"""Variables that keep libraries to one thread, for workers, of which there is one for each core; read by libraries when
-they are loaded."""
+ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+"""Variables that keep libraries to one thread, for workers, of which there is one for each core, and for processes that
+fork them; read by libraries when they are loaded."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

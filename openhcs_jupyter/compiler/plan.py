@@ -226,7 +226,7 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         msgspec.ValidationError
             If `text` is not a plan.
         """
-        return msgspec.json.decode(text, type=cls)
+        return _decoder.decode(text)
 
     def bind(
         self, pipeline: Pipeline, plate: Plate, on_cpus: Callable[[Topology | None], ExecutionPlan] | None = None
@@ -286,3 +286,7 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The plate that it was compiled for."""
         plate: Plate = self.__dict__["plate"]
         return plate
+
+
+# Made where one thread imports: two threads that make msgspec know a type at the same time crash it.
+_decoder = msgspec.json.Decoder(ExecutionPlan)

@@ -12,7 +12,8 @@ def keep_in_one_heap() -> None:
     """Tell the allocator to keep what arrays give back: getting it from the system anew costs a third of the time.
 
     All threads are to share one heap, so this comes before the first of them: those that a library starts when it is
-    imported have heaps of their own, which the threads of workers would inherit.
+    imported have heaps of their own, which the threads of workers would inherit. What it sets is set for good;
+    processes that are not ours alone, a kernel or napari, have `streaming.sockets.keep_memory`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -27,6 +27,9 @@ _STOP = "stop"
 _LOOKED_AT_S = 0.1
 _HERE = platform.node()
 """Processes of several machines may write into one run's folder."""
+# Made where one thread imports: two threads that make msgspec know a type at the same time crash it.
+_records = msgspec.json.Decoder(RunRecord)
+_plates = msgspec.json.Decoder(Plate)
 
 Writer = Callable[[BinaryIO], None]
 """Writes one file's bytes."""
@@ -83,7 +86,7 @@ class RunFolder:
             If there is none, or it cannot be read.
         """
         try:
-            return msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunRecord)
+            return _records.decode((self.path / "run.json").read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"{self.path} holds no run that can be read: {error}") from error
 
@@ -97,7 +100,7 @@ class RunFolder:
     def plate(self) -> Plate:
         """Read the plate as it was when the run started."""
         try:
-            return msgspec.json.decode((self.path / "plate.json").read_bytes(), type=Plate)
+            return _plates.decode((self.path / "plate.json").read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"The plate of run {self.run_id} cannot be read: {error}") from error
 

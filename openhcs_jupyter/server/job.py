@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import linecache
 import os
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from openhcs_jupyter.compiler import ExecutionPlan
     from openhcs_jupyter.engine import Run
 
-CANCEL, PARK = signal.SIGTERM, signal.SIGUSR1
+CANCEL, PARK, SHOW_STACK = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 SHARED = (
     "openhcs_jupyter.functions.words",
     "openhcs_jupyter.repository.embedded",
@@ -57,6 +58,8 @@ def do_next(server: socket.socket, *, ahead: bool = False) -> None:
     ahead
         There is none yet, and time to rehearse.
     """
+    faulthandler.enable()
+    faulthandler.register(SHOW_STACK)
     for module in SHARED:
         import_module(module)
     from openhcs_jupyter.engine import fork_server
@@ -102,6 +105,7 @@ def _do(folder: Path) -> None:
     asked = _Asked()
     orders = read_orders(folder)
     journal = JobJournal(folder)
+    journal.tell(StateChanged(time=time.time(), state="compiling", attempt=orders.attempt))
     state: JobState = "failed"
     session: Session | None = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from openhcs_jupyter.errors import OpenHCSError, UsageError
 from openhcs_jupyter.server import limits, processes
 from openhcs_jupyter.server.accounts import Account, acting_as
 from openhcs_jupyter.server.folders import Folders, read_part
-from openhcs_jupyter.server.job import CANCEL, PARK
+from openhcs_jupyter.server.job import CANCEL, PARK, SHOW_STACK
 from openhcs_jupyter.server.leases import Machine, leased_payload
 from openhcs_jupyter.server.logins import Logins
 from openhcs_jupyter.server.model import ACTIVE, ENDED, RESTING, JobState, Payload, Planned
@@ -35,6 +36,10 @@ _LEAVING_S = 10.0
 """So has the process of a job that has ended."""
 _DRY_S = 600.0
 """And one that only compiles, since it holds no lease."""
+_BEGINNING_S = 30.0
+"""Within so long a process says that it has begun with its job; else another one gets it."""
+_STACK_S = 1.0
+"""So long it has to write down where it is stuck."""
 _WATCH_S = 1.0
 _COMING_S = 900.0
 """An owner who came so lately may come again soon."""
@@ -70,6 +75,8 @@ class Jobs:
         self._machine = Machine(topology, settings.max_workers, settings.limits)
         self._active: dict[str, Record] = {}
         self._kill_at: dict[str, float] = {}
+        self._begins_by: dict[str, float] = {}
+        """When processes must have said that they have begun."""
         self._watched = 0.0
         self._dirty = True
         self._coming: dict[str, float] = {}
@@ -336,6 +343,7 @@ class Jobs:
             )
             self.watch.add(folder, owner)
             seat.give(folder, lock)
+        self._begins_by[record.id] = time.monotonic() + _BEGINNING_S
         self._coming[record.owner] = time.monotonic()
 
     def _places(self, record: Record) -> list[Path]:
@@ -352,13 +360,18 @@ class Jobs:
         process = _process_of(record)
         # What the process began may hold the lock, and have taken the mark off; the job ends with the process.
         held = self._folders.is_held(record.id) and processes.process_id(record.pid) == process
-        record = self._read(record)
+        known, record = record, self._read(record)
+        if record.journal_at != known.journal_at:
+            self._begins_by.pop(record.id, None)
         if held:
             kill_at = self._kill_at.get(record.id)
             if kill_at is None and record.ending:
                 self._kill_at[record.id] = time.monotonic() + _LEAVING_S
             elif kill_at is not None and time.monotonic() > kill_at:
                 _end_processes(record)
+            elif kill_at is None and time.monotonic() > self._begins_by.get(record.id, math.inf):
+                processes.send(process, SHOW_STACK)
+                self._kill_at[record.id] = time.monotonic() + _STACK_S
             return
         # What it had begun is ended before its lease goes to another one.
         _end_processes(record)
@@ -404,6 +417,7 @@ class Jobs:
             self.watch.remove(folder)
         del self._active[record.id]
         self._kill_at.pop(record.id, None)
+        self._begins_by.pop(record.id, None)
         self._folders.forget_lock(record.id)
         self._dirty = True
 
@@ -464,7 +478,7 @@ class Jobs:
         accounts = {record.seat: self._account_of(record.owner).uid for record in self._active.values()}
         accounts |= self.shows.accounts
         if accounts and (bounds.memory_gb or bounds.processes):
-            usages = processes.usages(accounts)
+            usages = processes.usages(accounts, limits.memory_bytes(bounds))
         for record in list(self._active.values()):
             usage, seconds = usages.get(record.seat, processes.Usage()), time.time() - record.leased
             passed = limits.exceeded(bounds, usage, seconds)

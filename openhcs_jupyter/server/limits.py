@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 
 from openhcs_jupyter.server.processes import Usage
@@ -27,9 +28,14 @@ def apply(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def memory_bytes(limits: Limits) -> float:
+    """Return what the processes of a job may use together."""
+    return limits.memory_gb * _GB or math.inf
+
+
 def exceeded(limits: Limits, usage: Usage, seconds: float) -> str | None:
     """Say which bound the processes of a job have passed together; None if they keep all."""
-    if limits.memory_gb and usage.memory_bytes > limits.memory_gb * _GB:
+    if usage.memory_bytes > memory_bytes(limits):
         return f"It used {usage.memory_bytes / _GB:.1f} GB of memory; {limits.memory_gb:g} GB are allowed."
     if limits.processes and usage.processes > limits.processes:
         return f"It had {usage.processes} processes; {limits.processes} are allowed."

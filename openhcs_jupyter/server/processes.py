@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -122,42 +123,62 @@ class Usage(msgspec.Struct, frozen=True):
     """What the processes of a job use."""
 
     memory_bytes: int = 0
-    """Of each page its part, where several processes share it."""
+    """Of each page its part, where several processes share it; more than that where what they may use is not near."""
     processes: int = 0
     """Threads count as processes, as in the kernel's own limit."""
 
 
-def usages(wanted: Mapping[str, int]) -> dict[str, Usage]:
-    """Measure what the processes with some marks use, of the account that each mark's belong to by its number."""
-    found: dict[str, Usage] = {}
+def usages(wanted: Mapping[str, int], memory_bytes: float) -> dict[str, Usage]:
+    """Measure what the processes with some marks use.
+
+    Parameters
+    ----------
+    wanted
+        Marks, and of each the account that its processes belong to, by its number: whoever learns another one's mark
+        could write it down.
+    memory_bytes
+        What the processes of one mark may use. Their parts of shared pages are reckoned only if they could have passed
+        that: it takes the system long, and the processes meanwhile wait for memory.
+    """
+    found: dict[str, list[_Process]] = {}
     for pid, seat in seats():
-        if seat in wanted and _account(pid) == wanted[seat]:  # whoever learns another one's mark could write it down
-            before = found.get(seat, Usage())
-            found[seat] = Usage(before.memory_bytes + _memory(pid), before.processes + _threads(pid))
-    return found
+        if seat in wanted and (process := _process(pid)) is not None and process.account == wanted[seat]:
+            found.setdefault(seat, []).append(process)
+    return {seat: _usage(processes, memory_bytes) for seat, processes in found.items()}
 
 
-def _account(pid: int) -> int | None:
-    with suppress(OSError):
-        for line in (_PROC / str(pid) / "status").read_text().splitlines():
-            if line.startswith("Uid:"):
-                return int(line.split()[1])
-    return None
+class _Process(NamedTuple):
+    pid: int
+    account: int
+    threads: int
+    memory_bytes: int
+    """With all of each page that it shares."""
 
 
-def _memory(pid: int) -> int:
+def _process(pid: int) -> _Process | None:
+    try:
+        text = (_PROC / str(pid) / "status").read_text()
+    except OSError:
+        return None
+    told = {name: words.split() for name, _, words in (line.partition(":") for line in text.splitlines())}
+    if "RssAnon" not in told:
+        return None  # it has ended
+    return _Process(pid, int(told["Uid"][0]), int(told["Threads"][0]), int(told["RssAnon"][0]) * 1024)
+
+
+def _usage(processes: Sequence[_Process], memory_bytes: float) -> Usage:
+    used = sum(process.memory_bytes for process in processes)
+    if used > memory_bytes:
+        used = sum(_part_of_memory(process.pid) for process in processes)
+    return Usage(used, sum(process.threads for process in processes))
+
+
+def _part_of_memory(pid: int) -> int:
     with suppress(OSError):
         for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _threads(pid: int) -> int:
-    try:
-        return sum(1 for _ in (_PROC / str(pid) / "task").iterdir())
-    except OSError:
-        return 0
 
 
 def _is_dead(pid: int) -> bool:

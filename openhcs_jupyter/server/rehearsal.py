@@ -14,6 +14,8 @@ _CELL = """
 pipeline_steps = [Step({"W1": [percentile_normalize, gaussian_blur, top_hat]}), Step(max_projection, save=True)]
 """
 _SIZE = 16
+_PATIENCE_S = 5.0
+"""It takes some tenths of a second; whatever keeps it longer must not keep a job."""
 
 
 def rehearse() -> Generator[None]:
@@ -43,7 +45,10 @@ def rehearse() -> Generator[None]:
         options = RunOptions(workers=workers, save=False)
         plan: ExecutionPlan = plan_run(steps, source, plate, options, Script(_CELL, {}), machine)
         yield
-        run(plan, LocalExecutor(workers_stay=True)).wait()
+        started = run(plan, LocalExecutor(workers_stay=True))
+        if not started.wait(_PATIENCE_S):
+            started.cancel()
+            started.wait(_PATIENCE_S)
 
 
 def _register(folder: Path, uri: str, images: int) -> None:

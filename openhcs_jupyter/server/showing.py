@@ -62,11 +62,9 @@ def show_next(server: socket.socket) -> None:
 
 def _show(folder: Path) -> None:
     from openhcs_jupyter.engine.store import RunFolder
-    from openhcs_jupyter.streaming.follower import Follower
     from openhcs_jupyter.streaming.keys import read_invitation
 
     orders = _read(folder)
-    Follower(Path(orders.run))  # before there are threads: two that make msgspec know a plan's type at once crash it
     stream = _serve(folder / STREAM, orders.job)
     try:
         stream.show(Path(orders.run))

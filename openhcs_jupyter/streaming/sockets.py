@@ -66,6 +66,7 @@ def keep_memory() -> None:
 
     glibc gives back from twice the size of the largest block that it has seen freed, up to blocks of 32 MB: one such is
     shown to it, and takes no memory as nobody writes to it. Taking a plane of 8 MB anew costs 2,048 page faults.
+    It goes on to adapt itself, as a kernel or napari needs it; workers have `engine.allocator.keep_in_one_heap`.
     """
     import numpy as np
 

@@ -135,6 +135,27 @@ def test_a_cell_that_ends_its_process_is_given_up(server: ServerProcess) -> None
     assert "without a word" in failed.message
 
 
+def test_a_process_that_does_not_begin_with_its_job_loses_it_to_another(server: ServerProcess) -> None:
+    client = server.client()
+    assert client.wait(client.submit(payload(_cell(4))).id).state == "done"
+    nursery, waiting = until(lambda: _without_a_job(server))
+    for pid in of_seat(waiting):
+        os.kill(pid, signal.SIGSTOP)
+    job = client.submit(payload(_cell(5)))
+    until(lambda: client.job(job.id).state == "compiling")
+    assert _process(server, job.id).pid in set(of_seat(waiting))
+    done = client.wait(job.id, patience_s=90)
+    assert (done.state, done.done, done.attempts) == ("done", 8, 2)
+    assert set(server.seats()) >= {nursery}
+    assert not list(of_seat(waiting))
+
+
+def _without_a_job(server: ServerProcess) -> list[str] | None:
+    """Return the marks of the process that forks others and of the one that is ready, when there are just these."""
+    first = {mark: min(p.start for p in map(process_id, of_seat(mark)) if p) for mark in set(server.seats())}
+    return sorted(first, key=first.__getitem__) if len(first) == IDLE else None
+
+
 def test_a_job_leaves_nothing_behind(server: ServerProcess) -> None:
     client = server.client()
     cell = """

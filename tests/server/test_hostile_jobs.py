@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -150,8 +151,8 @@ def test_what_steps_print_is_in_the_jobs_log(server: ServerProcess) -> None:
 
 def test_a_foreign_process_is_not_counted_as_a_jobs() -> None:
     with subprocess.Popen(["sleep", "60"], env={SEAT: "mine.1"}) as process:
-        until(lambda: usages({"mine.1": os.getuid()}).get("mine.1", Usage()).processes)
-        assert usages({"mine.1": os.getuid() + 1}) == {}
+        until(lambda: usages({"mine.1": os.getuid()}, math.inf).get("mine.1", Usage()).processes)
+        assert usages({"mine.1": os.getuid() + 1}, math.inf) == {}
         process.kill()
 
 
