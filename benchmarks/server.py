@@ -180,6 +180,7 @@ def beside_a_kernel(folder: Path, repeats: int) -> dict[str, float]:
         with Kernel(folder / "beside" / "repository") as kernel:
             for repeat in range(repeats + 1):
                 cell = _CELL.format(sigma=1).replace("    Step(max", _MORE + "    Step(max")
+                _is_ready(one)  # what gets ready for the next job must not take cores from the kernel
                 start = time.perf_counter()
                 kernel.run(f"%%openhcs nuclei --force --quiet --workers 2{cell}")
                 kernel_s = time.perf_counter() - start

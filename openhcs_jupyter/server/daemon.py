@@ -39,7 +39,7 @@ from openhcs_jupyter.streaming.keys import write_private
 from openhcs_jupyter.streaming.sockets import Waker
 from openhcs_jupyter.topology import discover
 
-_BUSY_MS, _IDLE_MS = 20, 500
+_BUSY_MS, _CALM_MS, _IDLE_MS = 20, 250, 500
 _AT_ONCE = 5
 """So many times in a row journals are read as soon as they grow; more often than every 20 ms they are not."""
 _ASK_S = 2.0
@@ -168,9 +168,9 @@ class Server:
         if not self._accounts:
             self._jobs.expect(self._owner)
         while not (self._stopping and not self._jobs.active):
-            if watch.fileno() >= 0:
-                poller.register(watch, zmq.POLLIN if pace.allows() else 0)
-            ready = dict(poller.poll(_BUSY_MS if self._jobs.active else _IDLE_MS))
+            may_wake = pace.allows()
+            poller.register(watch, zmq.POLLIN if may_wake else 0)
+            ready = dict(poller.poll(self._pause_ms(may_wake)))
             if watch.fileno() in ready:
                 pace.spend()
                 watch.clear()
@@ -184,6 +184,12 @@ class Server:
                 self._answer()
             self._work()
         self._jobs.shows.close()
+
+    def _pause_ms(self, may_wake: bool) -> int:
+        """Return how long nothing needs to be looked at, if nothing wakes the server."""
+        if not self._jobs.active:
+            return _IDLE_MS
+        return _CALM_MS if may_wake and self._jobs.watch.sees_all else _BUSY_MS
 
     def __enter__(self) -> Self:
         return self

@@ -110,6 +110,7 @@ class Jobs:
             wanted.add(record.seat)
             for folder in self._places(record):
                 self.watch.add(folder, self._account_of(record.owner))
+            self.watch.follow(_process_of(record))
             if record.asked:
                 self._signal(record)
         mark = self._folders.mark()
@@ -342,6 +343,7 @@ class Jobs:
                 boot=process.boot,
             )
             self.watch.add(folder, owner)
+            self.watch.follow(process)
             seat.give(folder, lock)
         self._begins_by[record.id] = time.monotonic() + _BEGINNING_S
         self._coming[record.owner] = time.monotonic()
@@ -415,6 +417,7 @@ class Jobs:
         self._drop_session(record)
         for folder in self._places(record):
             self.watch.remove(folder)
+        self.watch.dismiss(_process_of(record))
         del self._active[record.id]
         self._kill_at.pop(record.id, None)
         self._begins_by.pop(record.id, None)

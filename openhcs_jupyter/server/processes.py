@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class ProcessId(msgspec.Struct, frozen=True):
     boot: str
 
 
+@lru_cache(maxsize=1)
 def boot_id() -> str:
     """Return what tells one start of this machine from another."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
