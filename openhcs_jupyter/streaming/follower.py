@@ -30,6 +30,8 @@ from openhcs_jupyter.streaming.planes import measure, read_table
 from openhcs_jupyter.streaming.views import split_channels, view_of
 
 _CONDUCTED_S = 1.0
+_TOGETHER = 32
+"""After so many units that have ended it is told how their wells stand."""
 _FILE = re.compile(r"^(?P<name>.*?)(?:\.f(?P<field>\d+))?(?:\.(?P<part>\d+))?$")
 
 
@@ -86,6 +88,7 @@ class Follower:
             self._started = True
         for event in events:
             yield from self._take(event)
+        yield from self._tell_changed()
         yield from self._check_conducted()
 
     def _begin(self) -> None:
@@ -99,6 +102,8 @@ class Follower:
         self._reasons: dict[int | None, UnitFailed] = {}
         """Of each well the first unit that failed; before all, one that failed by itself."""
         self._total = [0, 0]
+        self._changed: dict[int | None, int] = {}
+        """Of each well that is not told yet, how many of its units have ended."""
         self._status: RunStatus = "running"
         self._index: dict[tuple[str, str], list[int]] = {}
         at = 0
@@ -109,7 +114,7 @@ class Follower:
 
     def _new_events(self) -> list[AnyEvent]:
         try:
-            size = os.stat(self._folder.journal).st_size  # noqa: PTH116 - a hundred times a second
+            size = os.stat(self._folder.journal).st_size  # noqa: PTH116 - many times a second
         except FileNotFoundError:
             return []
         if size == self._size:
@@ -125,6 +130,7 @@ class Follower:
             self._status = "running"
             yield self._progress(None)
         elif isinstance(event, RunFinished):
+            yield from self._tell_changed()
             self._status = event.status
             yield self._progress(None, event.message)
         elif isinstance(event, UnitDone | UnitFailed) and event.unit < len(self._plan.units):
@@ -139,6 +145,14 @@ class Follower:
                     self._reasons[well] = event
             if isinstance(event, UnitDone) and self._plan.stages[unit.stage].kind in ("compute", "finish"):
                 yield from self._results(unit, event)
+            self._changed[well] = self._changed.get(well, 0) + 1
+            if sum(self._changed.values()) >= _TOGETHER:
+                yield from self._tell_changed()
+
+    def _tell_changed(self) -> Iterator[AnyAnnouncement]:
+        """Tell how the wells stand of which units have ended, each once."""
+        changed, self._changed = self._changed, {}
+        for well in changed:
             yield self._progress(well)
 
     def _results(self, unit: Unit, event: UnitDone) -> Iterator[AnyAnnouncement]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 _KEPT_OPEN = 16
 _HEADER = 128
-_ROWS, _COLUMNS = 16, 256
+_ROWS, _COLUMNS = 8, 512
 _LOW, _HIGH = 0.005, 0.998
 
 
@@ -171,7 +171,7 @@ def measure(path: Path, kind: LayerKind) -> Measured:
     """
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        shape, dtype, start = _header(os.read(file, _HEADER))
+        shape, dtype, name, start = _header(os.read(file, _HEADER))
         size = dtype.itemsize
         if os.fstat(file).st_size < start + math.prod(shape) * size:
             raise ValueError(f"{path} is too short")
@@ -185,12 +185,12 @@ def measure(path: Path, kind: LayerKind) -> Measured:
         os.close(file)
     step = max(1, width // _COLUMNS)
     low, high = _limits(np.concatenate([np.frombuffer(row, dtype)[::step] for row in rows or [b""]]), kind)
-    return Measured(shape, dtype.name, low, high)
+    return Measured(shape, name, low, high)
 
 
 @lru_cache(maxsize=256)
-def _header(head: bytes) -> tuple[tuple[int, int, int, int], np.dtype[np.generic], int]:
-    """Read the shape, the dtype and the size of the header of a ``.npy`` file; fields of a layer have the same."""
+def _header(head: bytes) -> tuple[tuple[int, int, int, int], np.dtype[np.generic], str, int]:
+    """Read shape, dtype, the dtype's name and the header's size of a ``.npy`` file; fields of a layer have the same."""
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
@@ -198,7 +198,7 @@ def _header(head: bytes) -> tuple[tuple[int, int, int, int], np.dtype[np.generic
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if len(shape) != 4 or fortran or dtype.hasobject:
         raise ValueError(f"an array of shape {shape}, of {dtype}")
-    return shape, dtype, file.tell()
+    return shape, dtype, dtype.name, file.tell()
 
 
 def _limits(values: Array, kind: LayerKind) -> tuple[float, float]:

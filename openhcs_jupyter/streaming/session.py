@@ -276,13 +276,16 @@ class Session:
             self._hear(news)
 
     def _hear(self, news: News) -> None:
-        if self._welcome is None or news.epoch != self._epoch or news.number <= self._at:
+        last = news.number + len(news.announcements) - 1
+        if self._welcome is None or news.epoch != self._epoch or last <= self._at:
             return
         if self._asking:
             self._held.append(news)
-        elif news.number == self._at + 1:
-            self._at = news.number
-            self._post(news.announcement)
+        elif news.number <= self._at + 1:
+            new = news.announcements[self._at + 1 - news.number :]
+            self._at = last
+            for told in new:
+                self._post(told)
         else:
             self._held.append(news)
             self._catch_up()

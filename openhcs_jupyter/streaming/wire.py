@@ -139,11 +139,12 @@ class Said(Message, frozen=True, kw_only=True, tag="said"):
 
 
 class News(Message, frozen=True, kw_only=True, tag="news"):
-    """One announcement, as it happens; goes to all viewers."""
+    """What is announced at one time, as it happens; goes to all viewers."""
 
     epoch: str
     number: int
-    announcement: Told
+    """Of the first of them; those that follow count on."""
+    announcements: tuple[Told, ...]
 
 
 class Pong(Message, frozen=True, kw_only=True, tag="pong"):
