@@ -14,12 +14,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmarks.peer import peer_python
 from benchmarks.plates import PlateShape, plate_folder
@@ -232,27 +231,22 @@ def _end_peer(port: str) -> None:
 
 
 def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
-    """Compare runs without a viewer, with one, and with one that is stopped; and how soon pixels are there."""
+    """Compare runs without a viewer, with one, and with one that is stopped; and how soon pixels are there.
+
+    One process does them in turn: two that do the same differ by more than a viewer costs.
+    """
     plate = str(plate_folder(shape))
     waited: list[float] = []
     seconds: dict[str, list[float]] = {"alone": [], "viewer": [], "stopped": []}
-    memory: dict[str, list[int]] = {name: [] for name in seconds}
     cpu: dict[str, list[float]] = {name: [] for name in seconds}
     with ExitStack() as opened:
-        runners = {name: opened.enter_context(program("run", plate, name)) for name in seconds}
-        viewers = {
-            name: opened.enter_context(program("watch", runners[name].first["file"])) for name in ("viewer", "stopped")
-        }
+        runner = opened.enter_context(program("run", plate, "viewer", "stopped"))
+        viewers = {name: opened.enter_context(program("watch", file)) for name, file in runner.first["files"].items()}
         for repeat in range(repeats + 1):
             for name in random.Random(repeat).sample(list(seconds), len(seconds)):
                 os.sync()
-                stopped = psutil.Process(viewers["stopped"].pid) if name == "stopped" and repeat else None
-                if stopped is not None:
-                    os.kill(stopped.pid, signal.SIGSTOP)
-                with PeakMemory(runners[name].pid, every_s=0.1) as peak:
-                    done = runners[name](go=True)
-                if stopped is not None:
-                    os.kill(stopped.pid, signal.SIGCONT)
+                with _stopped(viewers["stopped"].pid) if name == "stopped" and repeat else nullcontext():
+                    done = runner(show=name)
                 if name in viewers:
                     arrived = viewers[name](run=Path(done["folder"]).name)["arrived"]
                     if name == "viewer" and repeat:
@@ -261,22 +255,47 @@ def beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
                 if repeat:
                     seconds[name].append(done["seconds"])
                     cpu[name].append(done["cpu"])
-                    memory[name].append(peak.bytes)
     for name, times in seconds.items():
-        print(
-            f"  run {name}: {statistics.median(times):.3f} s, {statistics.median(memory[name]) / 1e6:.0f} MB",
-            flush=True,
-        )
-    bytes_ = {name: [float(value) for value in values] for name, values in memory.items()}
+        print(f"  run {name}: {statistics.median(times):.3f} s", flush=True)
     return {
         "run_with_viewer": median_ratio(seconds["viewer"], seconds["alone"]),
         "run_with_stopped_viewer": median_ratio(seconds["stopped"], seconds["alone"]),
-        "memory_with_stopped_viewer": median_ratio(bytes_["stopped"], bytes_["alone"]),
         "run_with_viewer_cpu": median_ratio(cpu["viewer"], cpu["alone"]),
         "run_with_stopped_viewer_cpu": median_ratio(cpu["stopped"], cpu["alone"]),
         "unit_to_pixels_ms_p50": 1e3 * float(np.percentile(waited, 50)),
         "unit_to_pixels_ms_p95": 1e3 * float(np.percentile(waited, 95)),
     }
+
+
+def memory_beside_a_run(shape: PlateShape, repeats: int) -> dict[str, float]:
+    """Compare the memory of two processes that do the same runs, one of which has a stopped viewer to serve."""
+    plate = str(plate_folder(shape))
+    memory: dict[str, list[float]] = {"alone": [], "stopped": []}
+    with ExitStack() as opened:
+        runners = {name: opened.enter_context(program("run", plate, "stopped")) for name in memory}
+        viewer = opened.enter_context(program("watch", runners["stopped"].first["files"]["stopped"]))
+        for repeat in range(repeats + 1):
+            for name, runner in runners.items():
+                with _stopped(viewer.pid), PeakMemory(runner.pid, every_s=0.1) as peak:
+                    done = runner(show=name)
+                if name == "stopped":
+                    viewer(run=Path(done["folder"]).name)
+                shutil.rmtree(done["folder"])
+                if repeat:
+                    memory[name].append(float(peak.bytes))
+    for name, sizes in memory.items():
+        print(f"  run {name}: {statistics.median(sizes) / 1e6:.0f} MB", flush=True)
+    return {"memory_with_stopped_viewer": median_ratio(memory["stopped"], memory["alone"])}
+
+
+@contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """Stop a process meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _waits(folder: Path, arrived: list[list[float]]) -> Iterator[float]:
@@ -356,6 +375,7 @@ def main() -> None:
         if options.only in (None, "run"):
             shape = PlateShape(wells=2 if options.quick else 48, sites=4, channels=2, z=1, size=1080)
             figures |= beside_a_run(shape, 9 if repeats > 1 else 1)  # a hundredth is looked for
+            figures |= memory_beside_a_run(shape, 3 if repeats > 1 else 1)
         if options.only in (None, "link"):
             if can_make_networks():
                 figures |= over_a_slow_link(place, folder, repeats)

@@ -76,8 +76,8 @@ def bare(address: str, keys: str, folder: str) -> None:
         router.send(planes[int(request) % len(planes)], copy=False)
 
 
-def run(plate: str, how: str) -> None:
-    """Each time a line comes: run a plate on one core, with a viewer to serve or without; answer with seconds."""
+def run(plate: str, *names: str) -> None:
+    """Serve as many viewers as there are names; for each line that comes run a plate on one core and show it to one."""
     pin(0)
     import cv2
 
@@ -92,23 +92,22 @@ def run(plate: str, how: str) -> None:
     place = Path(tempfile.mkdtemp(prefix="streaming-", dir=SCRATCH / "work"))
     repository = EmbeddedRepository(place)
     found = repository.plate(repository.import_plate(plate).id)
-    server = None
-    if how != "alone":
-        server = StreamServer(place / "kernel", name="kernel", host="127.0.0.1", port=0, keys=new_keys())
+    servers = {name: StreamServer(place / name, name=name, host="127.0.0.1", port=0, keys=new_keys()) for name in names}
+    for server in servers.values():
         server.start()
-    answer(ready=True, folder=str(place), file=str(server.connection_file) if server else "")
-    for _ in sys.stdin:
+    answer(ready=True, folder=str(place), files={name: str(one.connection_file) for name, one in servers.items()})
+    for line in sys.stdin:
+        show = json.loads(line)["show"]
         plan = compile(PIPELINES["standard"](found), found, discover(), workers=1)
         start, used = time.perf_counter(), cpu_seconds()
         started = begin(plan, force=True)
-        if server is not None:
-            server.show(started.folder)
+        if show in servers:
+            servers[show].show(started.folder)
         started.result()
         took = time.perf_counter() - start
-        answer(
-            seconds=took, cpu=cpu_seconds() - used, folder=str(started.folder), viewers=server.viewers if server else 0
-        )
-    if server is not None:
+        viewers = {name: one.viewers for name, one in servers.items()}
+        answer(seconds=took, cpu=cpu_seconds() - used, folder=str(started.folder), viewers=viewers)
+    for server in servers.values():
         server.close()
 
 

@@ -75,9 +75,11 @@ class JournalReader:
         RunError
             If a line is no event: damaged, or of a later release.
         """
-        if not self._path.exists():
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
             return
-        with self._path.open("rb") as file:
+        with file:
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):

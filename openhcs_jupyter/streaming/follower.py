@@ -26,10 +26,12 @@ from openhcs_jupyter.streaming.layers import (
     StackReady,
     TableReady,
 )
-from openhcs_jupyter.streaming.planes import measure, read_table
+from openhcs_jupyter.streaming.planes import Measured, measure, read_table
 from openhcs_jupyter.streaming.views import split_channels, view_of
 
 _CONDUCTED_S = 1.0
+_ALL_UP_TO, _ONE_OF = 16, 4
+"""Of each layer so many stacks are measured in full, then one of so many."""
 _TOGETHER = 32
 """After so many units that have ended it is told how their wells stand."""
 _FILE = re.compile(r"^(?P<name>.*?)(?:\.f(?P<field>\d+))?(?:\.(?P<part>\d+))?$")
@@ -105,6 +107,8 @@ class Follower:
         self._changed: dict[int | None, int] = {}
         """Of each well that is not told yet, how many of its units have ended."""
         self._status: RunStatus = "running"
+        self._measured: dict[int, tuple[int, tuple[float, float] | None]] = {}
+        """By layer: how many stacks there have been, and the limits of one of them."""
         self._index: dict[tuple[str, str], list[int]] = {}
         at = 0
         for spec in plan.results:
@@ -198,16 +202,22 @@ class Follower:
                 run=self.run_id, layer=layer.index, well=well, field=field, version=version, file=file, rows=rows
             )
             return
-        (size_t, size_z, size_y, size_x), dtype, low, high = measure(path, layer.kind)
-        grown = msgspec.structs.replace(
-            layer,
-            dtype=layer.dtype or dtype,
-            size_t=max(layer.size_t, size_t),
-            size_z=max(layer.size_z, size_z),
-            size_y=max(layer.size_y, size_y),
-            size_x=max(layer.size_x, size_x),
-        )
-        if grown != layer:
+        (size_t, size_z, size_y, size_x), dtype, low, high = self._measure(path, layer)
+        if (
+            not layer.dtype
+            or size_t > layer.size_t
+            or size_z > layer.size_z
+            or size_y > layer.size_y
+            or size_x > layer.size_x
+        ):
+            grown = msgspec.structs.replace(
+                layer,
+                dtype=layer.dtype or dtype,
+                size_t=max(layer.size_t, size_t),
+                size_z=max(layer.size_z, size_z),
+                size_y=max(layer.size_y, size_y),
+                size_x=max(layer.size_x, size_x),
+            )
             self._layers[layer.index] = grown
             yield LayerKnown(run=self.run_id, layer=grown)
         yield StackReady(
@@ -224,6 +234,14 @@ class Follower:
             low=low,
             high=high,
         )
+
+    def _measure(self, path: Path, layer: Layer) -> Measured:
+        """Measure a stack; of many only some in full, as limits of contrast are those of a layer."""
+        count, limits = self._measured.get(layer.index, (0, None))
+        fully = count < _ALL_UP_TO or count % _ONE_OF == 0
+        found = measure(path, layer.kind, None if fully else limits)
+        self._measured[layer.index] = (count + 1, (found.low, found.high))
+        return found
 
     def _progress(self, well: int | None, message: str = "") -> Progressed:
         done, failed = self._counts.get(well, (0, 0))

@@ -54,7 +54,7 @@ _AT_HAND = 3
 _MOST_WANTS = 4096
 _MOST_PROBE = 1 << 20
 _SILENT_S = 30.0
-_WATCHED_S = 2.5
+_WATCHED_S = 1.5
 
 
 class _Payload(NamedTuple):
