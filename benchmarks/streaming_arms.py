@@ -99,16 +99,32 @@ def run(plate: str, *names: str) -> None:
     for line in sys.stdin:
         show = json.loads(line)["show"]
         plan = compile(PIPELINES["standard"](found), found, discover(), workers=1)
-        start, used = time.perf_counter(), cpu_seconds()
+        start, used, served = time.perf_counter(), cpu_seconds(), _serving_seconds()
         started = begin(plan, force=True)
         if show in servers:
             servers[show].show(started.folder)
         started.result()
         took = time.perf_counter() - start
-        viewers = {name: one.viewers for name, one in servers.items()}
-        answer(seconds=took, cpu=cpu_seconds() - used, folder=str(started.folder), viewers=viewers)
+        answer(
+            seconds=took,
+            cpu=cpu_seconds() - used,
+            serving=_serving_seconds() - served,
+            folder=str(started.folder),
+            viewers={name: one.viewers for name, one in servers.items()},
+        )
     for server in servers.values():
         server.close()
+
+
+def _serving_seconds() -> float:
+    """Return the CPU that this process's threads have used that serve viewers, ZeroMQ's own included."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    seconds = 0.0
+    for task in Path("/proc/self/task").iterdir():
+        name = names.get(int(task.name)) or (task / "comm").read_text()
+        if name == "openhcs-stream" or name.startswith("ZMQbg"):
+            seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return seconds
 
 
 def watch(file: str) -> None:
