@@ -156,6 +156,15 @@ def _without_a_job(server: ServerProcess) -> list[str] | None:
     return sorted(first, key=first.__getitem__) if len(first) == IDLE else None
 
 
+def test_where_a_process_crashed_is_in_its_log(server: ServerProcess) -> None:
+    client = server.client()
+    job = client.submit(payload("import ctypes\nctypes.string_at(0)\npipeline_steps = []"))
+    assert "without a word" in client.wait(job.id, "failed", patience_s=90).message
+    log = client.log(job.id)
+    assert "Segmentation fault" in log
+    assert "string_at" in log
+
+
 def test_a_job_leaves_nothing_behind(server: ServerProcess) -> None:
     client = server.client()
     cell = """
