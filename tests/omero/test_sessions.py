@@ -17,7 +17,9 @@ pytest.importorskip("omero", reason="omero-py is not installed: it needs Ice, se
 
 from openhcs_jupyter.errors import RepositoryError
 from openhcs_jupyter.repository.omero import OmeroRepository
+from openhcs_jupyter.repository.omero.address import parse_address
 from openhcs_jupyter.repository.omero.queries import PLATES, ask
+from openhcs_jupyter.repository.omero.sessions import Connection, SessionEndedError
 from tests.omero.lab import Lab
 
 pytestmark = [
@@ -105,6 +107,11 @@ def test_keys_are_on_no_command_line(ada: OmeroRepository) -> None:
             assert ada.connection.key not in process.read_text()
         except OSError:
             continue
+
+
+def test_no_session_is_one_that_has_ended(lab: Lab) -> None:
+    with pytest.raises(SessionEndedError, match="has ended"):
+        Connection(parse_address(lab.uri("ada")), key="", patience_s=600)
 
 
 def test_who_connects_again_gives_a_run_its_session_back(lab: Lab, ada: OmeroRepository) -> None:

@@ -19,6 +19,7 @@ from openhcs_jupyter.door import RunOptions
 from openhcs_jupyter.events import UnitDone
 from openhcs_jupyter.server import protocol as p
 from openhcs_jupyter.server.identity import read_token
+from openhcs_jupyter.server.job import SHOW_STACK
 from openhcs_jupyter.server.model import ENDED, RESTING, Job, JobEvent, Payload, new_key
 from openhcs_jupyter.server.processes import end_all, seats
 from openhcs_jupyter.streaming.keys import Invitation, new_keys, read_invitation
@@ -123,7 +124,20 @@ class Client:
             assert found.state in wanted or found.state not in ENDED, f"{found.state}: {found.message}"
             return found if found.state in wanted else None
 
-        return until(look, patience_s)
+        try:
+            return until(look, patience_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self._told(job)}") from error
+
+    def _told(self, job: str) -> str:
+        """Say how all jobs stand, and where the processes of one are that run."""
+        jobs = self.ask(p.ListJobs).jobs
+        for pid, _ in seats():
+            if b"nursery" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, SHOW_STACK)
+        time.sleep(1)  # so long they have to write it down
+        states = [f"{one.name} {one.id} {one.state} {one.workers} {one.message}" for one in jobs]
+        return "\n".join([*states, *(f"{one.name}: {self.log(one.id)}" for one in jobs)])
 
     def events(self, job: str) -> list[JobEvent]:
         found: list[JobEvent] = []

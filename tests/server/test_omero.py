@@ -84,3 +84,15 @@ def test_a_job_without_a_session_waits_for_a_login(server: ServerProcess, lab: L
     client.ask(p.Hello, version=p.PROTOCOL_VERSION, session=_session(lab, "ada"))
     assert client.wait(other.id, "done", patience_s=90).state == "done"
     assert len(computed(client.events(other.id))) <= client.job(other.id).units
+
+
+def test_a_job_whose_session_is_known_to_have_ended_waits_at_once(server: ServerProcess, lab: Lab) -> None:
+    client = _ada(server, lab)
+    logins = server.state / "logins"
+    assert until(lambda: list(logins.glob("*.json")))
+    lab.server.ask(close_sessions=True)
+    until(lambda: not list(logins.glob("*.json")))
+    job = client.submit(payload(SLOW, plate=str(lab.made_by_client[0])))
+    assert client.wait(job.id, "needs_login").message
+    client.ask(p.Hello, version=p.PROTOCOL_VERSION, session=_session(lab, "ada"))
+    assert client.wait(job.id, "done", patience_s=90).done == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 import weakref
@@ -17,6 +18,7 @@ from openhcs_jupyter.repository.omero.address import Address
 from openhcs_jupyter.repository.omero.keys import SESSION_KEY, SavedSession, keys_of, save_session, saved_session
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 PATIENCE_S = 180.0
 """So long a run waits for a server that is away."""
 _KEEP_ALIVE_S = 60.0
@@ -179,7 +181,7 @@ class Connection(Closing):
 
     def _open(self, password: Callable[[str], str] | None) -> None:
         if self._only is not None:
-            if not self._join(self._only):
+            if not self._only or not self._join(self._only):
                 raise SessionEndedError(f"The session with {self.address.uri} has ended.", "Connect again.")
             return
         if any(self._join(key) for key in keys_of(self.address)):
@@ -253,12 +255,17 @@ class Connection(Closing):
 
     def _patiently(self, join: Callable[[], T], until: float) -> T:
         """Join; a server that does not answer is asked again until it is too late."""
+        said = False
         while True:
             try:
                 return join()
-            except UnreachableError:
-                if time.monotonic() >= until:
+            except UnreachableError as error:
+                left = until - time.monotonic()
+                if left <= 0:
                     raise
+                if not said:
+                    said = True
+                    _log.warning("%s It is asked again for %.0f s.", error.message, left)
                 time.sleep(_PAUSE_S)
 
     def _new_client(self) -> Any:
