@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ from openhcs_jupyter.pipeline.outputs import OutputKind
 from openhcs_jupyter.topology import Device, Topology
 
 PLAN_VERSION = 1
+
+DECODING = threading.Lock()
+"""Held while a plan, or what lies beside it, is read: two threads that make msgspec know a type at once crash it."""
 
 
 class FunctionUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +230,8 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         msgspec.ValidationError
             If `text` is not a plan.
         """
-        return _decoder.decode(text)
+        with DECODING:
+            return msgspec.json.decode(text, type=cls)
 
     def bind(
         self, pipeline: Pipeline, plate: Plate, on_cpus: Callable[[Topology | None], ExecutionPlan] | None = None
@@ -286,7 +291,3 @@ class ExecutionPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The plate that it was compiled for."""
         plate: Plate = self.__dict__["plate"]
         return plate
-
-
-# Made where one thread imports: two threads that make msgspec know a type at the same time crash it.
-_decoder = msgspec.json.Decoder(ExecutionPlan)

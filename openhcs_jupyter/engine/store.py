@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from openhcs_jupyter.compiler.plan import ExecutionPlan, Unit
+from openhcs_jupyter.compiler.plan import DECODING, ExecutionPlan, Unit
 from openhcs_jupyter.errors import RunError
 from openhcs_jupyter.events import StoredFile
 from openhcs_jupyter.files import write_whole
@@ -27,9 +27,6 @@ _STOP = "stop"
 _LOOKED_AT_S = 0.1
 _HERE = platform.node()
 """Processes of several machines may write into one run's folder."""
-# Made where one thread imports: two threads that make msgspec know a type at the same time crash it.
-_records = msgspec.json.Decoder(RunRecord)
-_plates = msgspec.json.Decoder(Plate)
 
 Writer = Callable[[BinaryIO], None]
 """Writes one file's bytes."""
@@ -86,7 +83,9 @@ class RunFolder:
             If there is none, or it cannot be read.
         """
         try:
-            return _records.decode((self.path / "run.json").read_bytes())
+            text = (self.path / "run.json").read_bytes()
+            with DECODING:
+                return msgspec.json.decode(text, type=RunRecord)
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"{self.path} holds no run that can be read: {error}") from error
 
@@ -100,7 +99,9 @@ class RunFolder:
     def plate(self) -> Plate:
         """Read the plate as it was when the run started."""
         try:
-            return _plates.decode((self.path / "plate.json").read_bytes())
+            text = (self.path / "plate.json").read_bytes()
+            with DECODING:
+                return msgspec.json.decode(text, type=Plate)
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"The plate of run {self.run_id} cannot be read: {error}") from error
 
